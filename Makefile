@@ -1,0 +1,72 @@
+# Everything a newcomer needs: `make run`, `make test`, `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+SPEC ?= pipelines/examples/flights/shipway.yaml
+RUNNER ?= subprocess
+ARGS ?=
+LOCK := containers/requirements.lock
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup run test test-fast lint format compile serve down lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv from the committed lock, with uv (installed to .tools if absent)
+
+.tools/bin/uv:
+	@rm -rf .tools
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .tools uv==$(UV_VERSION) \
+	  || { $(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet uv==$(UV_VERSION); }
+
+# The mark comes last: a .venv that a killed call left half done has none, and is made anew.
+$(READY): $(LOCK) pyproject.toml | $(if $(findstring .tools,$(UV)),.tools/bin/uv)
+	@echo "making .venv (a few GB with torch; minutes on a slow network)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode $(LOCK)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(READY) ## train, judge, register and serve the example (SPEC=..., RUNNER=subprocess|docker, ARGS=...)
+	@$(BIN)/shipway run $(SPEC) --runner $(RUNNER) $(ARGS)
+
+test: $(READY) ## run the whole test suite
+	$(PYTEST)
+
+test-fast: $(READY) ## run the tests that take no more than moments
+	$(PYTEST) -m "not slow"
+
+lint: $(READY) ## check style, types, layers, YAML and the examples' specs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/yamllint --strict --config-file .ci/yamllint.yaml pipelines .ci .github
+	for spec in pipelines/examples/*/shipway.yaml; do $(BIN)/shipway spec check $$spec || exit 1; done
+
+format: $(READY) ## put the code into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: $(READY) ## compile the training pipeline to build/pipelines/training.yaml
+	$(BIN)/shipway compile $(SPEC) --output build/pipelines/training.yaml
+
+serve: $(READY) ## serve the staged model of SPEC in the foreground (MODEL=name[@version])
+	$(BIN)/shipway serve $(or $(MODEL),$(shell sed -n 's/^name: *//p' $(SPEC)))
+
+down: $(READY) ## stop the staging endpoints that runs left behind
+	$(BIN)/shipway down
+
+lock: | $(if $(findstring .tools,$(UV)),.tools/bin/uv) ## resolve the dependencies anew into the lock file
+	$(UV) pip compile --quiet --universal --generate-hashes --all-extras --group dev --python-version 3.11 \
+	  --no-header --output-file $(LOCK) pyproject.toml
+
+clean: ## remove what runs and builds left (not .venv): runs, state, registry; stops the endpoints first
+	@if [ -x $(BIN)/shipway ] && [ -d .shipway ]; then $(BIN)/shipway down; fi
+	rm -rf .shipway runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,188 @@
+"""The `shipway` command."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shipway import __version__
+from shipway.errors import InputError, ShipwayError
+
+if TYPE_CHECKING:
+    from shipway.spec import ModelSpec
+
+app = typer.Typer(
+    help="Continuous training and delivery of models. "
+    "Exit codes: 0 shipped, 2 bad input or spec, 3 rejected, 1 anything else.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+spec_app = typer.Typer(help="Check a spec, or get its JSON Schema.", no_args_is_help=True)
+models_app = typer.Typer(help="Look at the registry.", no_args_is_help=True)
+app.add_typer(spec_app, name="spec")
+app.add_typer(models_app, name="models")
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file; its folder is the project.")]
+SettingOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, as train.lr=0.01.")
+]
+StateOption = Annotated[
+    Path, typer.Option("--state", help="Folder of what outlives a run: cache, registry, checkpoints, endpoints.")
+]
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    runner: Annotated[str, typer.Option(help="subprocess or docker: what each step runs in.")] = "subprocess",
+    data: Annotated[str, typer.Option(help="URI or glob of the rows, instead of the spec's.")] = "",
+    setting: SettingOption = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
+    runs: Annotated[Path, typer.Option(help="Folder that gets a folder a run.")] = Path("runs"),
+    state: StateOption = Path(".shipway"),
+) -> None:
+    """Run the training pipeline on this machine, from raw rows to a served model."""
+    from shipway.platforms.local import RunOptions
+    from shipway.platforms.local import run as run_locally
+
+    if runner not in ("subprocess", "docker"):
+        raise InputError(f"--runner: expected subprocess or docker, found {runner!r}")
+    options = RunOptions(spec, runner, data, setting or [], not no_cache, runs, state)
+    summary = run_locally(options)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(name="compile")
+def compile_(
+    spec: SpecArgument,
+    output: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("build/pipelines/training.yaml"),
+    setting: SettingOption = None,
+    repository: Annotated[str, typer.Option(help="What stands before an image's name.")] = "shipway",
+    tag: Annotated[str, typer.Option(help="The images' tag.")] = __version__,
+    images: Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")] = None,
+) -> None:
+    """Compile the training pipeline to YAML for Kubeflow or Vertex."""
+    from shipway.platforms.arguments import check_columns
+    from shipway.platforms.compile import Images, compile_training
+
+    loaded = _load(spec, setting)
+    check_columns(loaded, spec)
+    names = Images.from_file(images, repository, tag) if images else Images(repository, tag)
+    compile_training(loaded, output, names)
+    typer.echo(f"wrote {output}")
+
+
+@spec_app.command(name="check")
+def check(spec: SpecArgument, setting: SettingOption = None) -> None:
+    """Check a spec and the files it names, without running anything."""
+    from shipway.platforms.arguments import check_columns, pipeline_arguments
+
+    loaded = _load(spec, setting)
+    pipeline_arguments(loaded)
+    check_columns(loaded, spec)
+    typer.echo(f"{spec}: ok ({loaded.name}, {loaded.task}, trainer {loaded.train.trainer}, {len(loaded.gates)} gates)")
+
+
+@spec_app.command()
+def schema() -> None:
+    """Print the spec's JSON Schema, for editors."""
+    from shipway.spec.load import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@models_app.command(name="list")
+def list_(state: StateOption = Path(".shipway")) -> None:
+    """List the registered models and their versions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shipway.model.registry import list_models
+
+    _use_state(state)
+    table = Table("name", "version", "aliases", "created", "digest", box=None, header_style="bold")
+    for entry in list_models():
+        table.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.created, entry.digest[:19])
+    if table.row_count:
+        Console(soft_wrap=True).print(table)
+    else:
+        typer.echo("no model is registered yet")
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A version's number or alias after the @.")],
+    state: StateOption = Path(".shipway"),
+) -> None:
+    """Print where a model version comes from: run, data, code, spec, parameters, metrics."""
+    from shipway.model.registry import lineage as trace
+
+    _use_state(state)
+    model, _, version = name.partition("@")
+    typer.echo(json.dumps(trace(model, version or None), indent=2))
+
+
+@app.command()
+def serve(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="A version's number or alias; default: staging.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
+    state: StateOption = Path(".shipway"),
+) -> None:
+    """Serve a registered version in the foreground."""
+    raise NotImplementedError(name, host, port, state)
+
+
+@app.command()
+def down(state: StateOption = Path(".shipway")) -> None:
+    """Stop the staging endpoints that runs have left behind."""
+    from shipway.endpoints.local import stop_all
+
+    _use_state(state)
+    stopped = stop_all(state.absolute())
+    typer.echo("\n".join(f"stopped {line}" for line in stopped) if stopped else "nothing was running")
+
+
+@app.command()
+def version() -> None:
+    """Print Shipway's version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Runs the command; a failure that Shipway can explain is one message and its exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except ShipwayError as error:
+        for line in str(error).splitlines():
+            print(f"shipway: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("shipway: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _load(path: Path, settings: list[str] | None) -> "ModelSpec":
+    """Reads a spec and makes its folder the project."""
+    from shipway.lineage.project import PROJECT_VARIABLE
+    from shipway.spec import load_spec
+
+    os.environ[PROJECT_VARIABLE] = str(path.absolute().parent)
+    return load_spec(path, settings or [])
+
+
+def _use_state(state: Path) -> None:
+    from shipway.lineage.project import STATE_VARIABLE
+
+    os.environ[STATE_VARIABLE] = str(state.absolute())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Every KFP component that Shipway offers.
+
+from shipway import components
+
+rows = components.ingest(data='{"section": {"uri": "s3://bucket/flights/*.parquet", "label": "late"}, "code": ""}')
+"""
+
+from shipway.deploy.component import deploy
+from shipway.evaluate.component import evaluate
+from shipway.featurize.component import featurize
+from shipway.gate.component import gate
+from shipway.ingest.component import ingest
+from shipway.register.component import champion, register
+from shipway.report.component import report
+from shipway.smoke.component import smoke
+from shipway.split.component import split
+from shipway.train.component import train
+from shipway.validate.component import admit, validate
+
+__all__ = [
+    "admit",
+    "champion",
+    "deploy",
+    "evaluate",
+    "featurize",
+    "gate",
+    "ingest",
+    "register",
+    "report",
+    "smoke",
+    "split",
+    "train",
+    "validate",
+]

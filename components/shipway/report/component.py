@@ -1,0 +1,22 @@
+"""KFP interface of the report step, the pipeline's exit handler."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Output
+
+from shipway.component import component
+
+
+@component()
+def report(status: dsl.PipelineTaskFinalStatus, name: str, page: Output[HTML]):
+    """Reports how a run ended, whatever happened in it.
+
+    Args:
+        status: How the run ended, filled in by the platform.
+        name: The model's name.
+        page: The run's page: steps, gates, metrics and links to the reports.
+    """
+    from shipway.lineage.steps import step
+    from shipway.report.run import report_run
+
+    with step("report", page.path):
+        report_run(name, status.state, status.error_message or "", page.path)

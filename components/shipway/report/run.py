@@ -1,0 +1,94 @@
+"""Reports how a run ended: `summary.json` and one HTML page that links the reports."""
+
+import datetime as dt
+import os
+from pathlib import Path
+
+from shipway.lineage.files import read_json, write_text
+from shipway.lineage.html import Markup, page, section, table, text, verdict
+from shipway.lineage.project import RUN_FOLDER_VARIABLE
+from shipway.report.summary import PAGE_FILE, RUN_FILE, SUMMARY_FILE, RunInfo, Summary, summarise
+
+_COLOURS = {"shipped": "ok", "rejected": "bad", "failed": "bad"}
+
+
+def report_run(name: str, state: str, error: str, page_path: str) -> None:
+    """Writes the report of the run that this step belongs to.
+
+    In a local run the run's folder tells everything. Elsewhere the platform shows the steps, and the page holds what it
+    says of the end.
+
+    Args:
+        name: The model's name.
+        state: The platform's word for how the run ended (`SUCCEEDED`, `FAILED`, ...).
+        error: The platform's message, or "".
+        page_path: Where the page goes.
+    """
+    folder = os.environ.get(RUN_FOLDER_VARIABLE)
+    if folder:
+        write_report(Path(folder), page_path)
+        return
+    rows = [["Model", name], ["State", state], ["Message", error or "none"]]
+    html = page(f"Run of {name}", table(["", ""], rows), "ok" if state == "SUCCEEDED" else "bad", state.lower())
+    write_text(page_path, html)
+    print(f"run of {name}: {state} {error}".rstrip(), flush=True)
+
+
+def write_report(run_folder: Path, page_path: str | None = None) -> Summary:
+    """Writes `summary.json` and `index.html` into a run's folder.
+
+    Args:
+        run_folder: The run's folder.
+        page_path: A second place for the page (the exit handler's artifact).
+    """
+    run = RunInfo.model_validate(read_json(run_folder / RUN_FILE))
+    now = dt.datetime.now(dt.UTC)
+    summary = summarise(run_folder, (now - dt.datetime.fromisoformat(run.started)).total_seconds())
+    html = run_page(summary)
+    write_text(run_folder / PAGE_FILE, html)
+    if page_path:
+        write_text(page_path, html)
+    summary.write(run_folder / SUMMARY_FILE)
+    return summary
+
+
+def run_page(summary: Summary) -> str:
+    """Returns the page of a run."""
+    model = summary.model
+    head = [
+        ["Model", f"{model.name}{f' version {model.version}' if model.version else ''}"],
+        ["Model digest", model.digest],
+        ["Data version", summary.data_version],
+        ["Code", summary.code_version],
+        ["Spec", f"{summary.spec} ({summary.spec_digest})"],
+        ["Endpoint", summary.endpoint],
+        ["Started", f"{summary.started}, took {summary.seconds:.1f} s"],
+    ]
+    body = table(["", ""], [row for row in head if row[1]])
+    if summary.reason:
+        reasons = "".join(f"<li>{text(line)}</li>" for line in summary.reason)
+        title = f"Why: {summary.failed_step}" if summary.failed_step else "Why"
+        body = Markup(section(title, f"<ul>{reasons}</ul>") + body)
+    parts = [body]
+    if summary.reports:
+        links = "".join(f'<li><a href="{text(path)}">{text(title)}</a></li>' for title, path in summary.reports.items())
+        parts.append(section("Reports", f"<ul>{links}</ul>"))
+    if summary.gates:
+        rows = [[rule.rule, rule.value, rule.bound, verdict(rule.passed), rule.note] for rule in summary.gates]
+        parts.append(section("Gates", table(["Rule", "Value", "Bound", "Verdict", "Note"], rows)))
+    if summary.metrics:
+        parts.append(section("Metrics on the test part", table(["Metric", "Value"], summary.metrics.items())))
+    steps = [
+        [step.name, _status(step.status), f"{step.seconds:.1f} s", "from the cache" if step.cached else ""]
+        for step in summary.steps
+    ]
+    parts.append(section("Steps", table(["Step", "Status", "Time", ""], steps)))
+    if summary.example:
+        parts.append(section("Ask it", f"<pre>{text(summary.example)}</pre>"))
+    return page(
+        f"Run {summary.run_id}", "".join(parts), _COLOURS[summary.outcome], summary.outcome, f"Training of {model.name}"
+    )
+
+
+def _status(status: str) -> Markup:
+    return verdict(status == "succeeded", status, status) if status != "skipped" else text(status)

@@ -1,0 +1,48 @@
+"""The one file that a user writes."""
+
+from shipway.spec.load import load_spec, override, parse_setting
+from shipway.spec.metrics import METRICS, metric_names
+from shipway.spec.model import (
+    ColumnSplit,
+    DataSection,
+    EvaluateSection,
+    FeaturesSection,
+    GateRule,
+    HashSplit,
+    ModelSpec,
+    SchemaSection,
+    SklearnTrain,
+    SplitSection,
+    Task,
+    TimeSplit,
+    TorchTrain,
+    TrainSection,
+)
+from shipway.spec.parameters import dump_section, load_gates, load_section, load_split, load_train
+
+__all__ = [
+    "METRICS",
+    "ColumnSplit",
+    "DataSection",
+    "EvaluateSection",
+    "FeaturesSection",
+    "GateRule",
+    "HashSplit",
+    "ModelSpec",
+    "SchemaSection",
+    "SklearnTrain",
+    "SplitSection",
+    "Task",
+    "TimeSplit",
+    "TorchTrain",
+    "TrainSection",
+    "dump_section",
+    "load_gates",
+    "load_section",
+    "load_spec",
+    "load_split",
+    "load_train",
+    "metric_names",
+    "override",
+    "parse_setting",
+]

@@ -1,0 +1,225 @@
+"""Reads a spec file; every fault is told with its path in the spec, the line, what was found and what was expected."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from shipway.errors import InputError, SpecError
+from shipway.spec.model import ModelSpec
+
+Path_ = tuple[str | int, ...]
+
+
+def load_spec(path: str | Path, settings: Sequence[str] = ()) -> ModelSpec:
+    """Reads and checks a spec.
+
+    Args:
+        path: The YAML file.
+        settings: Overrides as `train.lr=0.01`, applied before the check.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+        SpecError: It is not YAML, or not a valid spec; every fault is listed.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text()
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such spec file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot read the spec: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise SpecError(f"{file}{line}: not YAML: {problem}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{file}: expected a mapping of sections, found {_shown(values)}")
+    lines = _lines(node)
+    repeated = [f"{file}:{line}: {_dotted(where)}: given twice" for where, line in _repeated_keys(node)]
+    if repeated:
+        raise SpecError("\n".join(repeated))
+    for setting in settings:
+        override(values, setting)
+    try:
+        return ModelSpec.model_validate(values)
+    except ValidationError as error:
+        faults = [_explain(file, fault, lines) for fault in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys("\n".join(faults).splitlines()))) from error
+
+
+def parse_setting(setting: str) -> tuple[list[str], Any]:
+    """Splits `train.lr=0.01` into its path and its value, read as YAML.
+
+    Raises:
+        SpecError: There is no `=`, or no path before it.
+    """
+    path, equals, value = setting.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"--set {setting}: expected SECTION.KEY=VALUE, as train.lr=0.01")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {setting}: the value is not YAML") from error
+    if isinstance(parsed, str):
+        # YAML 1.1 takes 1e-3 for text; a person means the number.
+        try:
+            return keys, float(parsed) if any(char.isdigit() for char in parsed) else parsed
+        except ValueError:
+            return keys, parsed
+    return keys, parsed
+
+
+def override(values: dict[str, Any], setting: str) -> None:
+    """Applies one `train.lr=0.01` to a spec's values, in place.
+
+    Raises:
+        SpecError: The setting is malformed or its path leads through something that is no mapping or list.
+    """
+    keys, value = parse_setting(setting)
+    place: Any = values
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(place, list):
+            if not key.isdigit() or int(key) >= len(place):
+                raise SpecError(f"--set {setting}: {'.'.join(keys[:position])} has {len(place)} entries, no {key!r}")
+            if last:
+                place[int(key)] = value
+            else:
+                place = place[int(key)]
+        elif isinstance(place, dict):
+            if last:
+                place[key] = value
+            else:
+                place = place.setdefault(key, {})
+        else:
+            raise SpecError(f"--set {setting}: {'.'.join(keys[:position])} is {_shown(place)}, it has no {key!r}")
+
+
+def _lines(node: yaml.Node | None, where: Path_ = ()) -> dict[Path_, int]:
+    found: dict[Path_, int] = {}
+    if node is None:
+        return found
+    found[where] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*where, str(key.value))
+            found.update(_lines(value, inner))
+            found[inner] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            found.update(_lines(value, (*where, index)))
+    return found
+
+
+def _repeated_keys(node: yaml.Node | None, where: Path_ = ()) -> list[tuple[Path_, int]]:
+    repeated: list[tuple[Path_, int]] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                repeated.append(((*where, name), key.start_mark.line + 1))
+            seen.add(name)
+            repeated += _repeated_keys(value, (*where, name))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            repeated += _repeated_keys(value, (*where, index))
+    return repeated
+
+
+def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
+    # A discriminated union puts its tag into the location; the spec has no such level.
+    where = _without_tags(fault["loc"])
+    near = where
+    while near and near not in lines:
+        near = near[:-1]
+    prefix = f"{file}:{lines[near]}" if near in lines else str(file)
+    message = fault["msg"].removeprefix("Value error, ")
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(where[:-1], fault["loc"])
+        close = difflib.get_close_matches(str(where[-1]), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+        return f"{prefix}: {_dotted(where)}: unknown key{hint}"
+    if kind == "missing":
+        return f"{prefix}: {_dotted(where)}: required, and missing"
+    if kind == "union_tag_not_found":
+        return f"{prefix}: {_dotted(where)}: needs {fault['ctx']['discriminator']}"
+    if kind == "value_error":
+        path = f"{_dotted(where)}: " if where else ""
+        return "\n".join(f"{_line_of(file, line, lines, prefix)}: {path}{line}" for line in message.splitlines())
+    expected = message.replace("Input should be", "expected").replace("String should match", "expected text matching")
+    return f"{prefix}: {_dotted(where)}: {expected}, found {_shown(fault['input'])}"
+
+
+def _line_of(file: Path, message: str, lines: dict[Path_, int], default: str) -> str:
+    """Finds the line for a message that begins with its own dotted path."""
+    path = tuple(int(key) if key.isdigit() else key for key in message.partition(":")[0].split("."))
+    while path:
+        if path in lines:
+            return f"{file}:{lines[path]}"
+        path = path[:-1]
+    return default
+
+
+_TAGS = {"split": {"time", "hash", "column"}, "train": {"torch", "sklearn"}}
+
+
+def _without_tags(location: Path_) -> Path_:
+    if len(location) > 1 and location[1] in _TAGS.get(str(location[0]), set()):
+        return (location[0], *location[2:])
+    return tuple(location)
+
+
+def _known_keys(where: Path_, location: Path_) -> list[str]:
+    kind: Any = ModelSpec
+    for key in where:
+        if isinstance(key, int):
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        fields = {info.alias or name: info.annotation for name, info in kind.model_fields.items()}
+        annotation = fields.get(str(key))
+        options = [option for option in _flat(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
+        tagged = [option for option in options if _tag(option) in location]
+        kind = (tagged or options or [None])[0]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [info.alias or name for name, info in kind.model_fields.items()]
+    return []
+
+
+def _flat(annotation: Any) -> list[Any]:
+    inner = get_args(annotation)
+    return [annotation] if not inner else [leaf for part in inner for leaf in _flat(part)]
+
+
+def _tag(option: type[BaseModel]) -> str:
+    for name in ("by", "trainer"):
+        if name in option.model_fields:
+            return str(get_args(option.model_fields[name].annotation)[0])
+    return ""
+
+
+def _dotted(where: Sequence[str | int]) -> str:
+    return ".".join(map(str, where)) or "spec"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the spec's JSON Schema, for editors."""
+    schema = TypeAdapter(ModelSpec).json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Shipway model spec", **schema}

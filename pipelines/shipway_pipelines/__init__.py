@@ -1,0 +1,1 @@
+"""Shipway pipelines: the DAGs."""
