@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from shipway.errors import InputError, ShipwayError
 from shipway.lineage.files import write_json
 from shipway.lineage.git import git_sha
@@ -58,7 +60,7 @@ class RunOptions:
 def run(options: RunOptions, display: Display | None = None) -> Summary:
     """Compiles a spec's training pipeline, runs the compiled file and reports.
 
-    Only one run at a time uses a state folder; a second one waits. A run that was killed leaves nothing that hinders the
+    Only one run at a time uses a state folder; a second one waits. A killed run leaves nothing that hinders the
     next: its finished steps are in the cache, its training goes on from the last checkpoint.
 
     Args:
@@ -187,7 +189,8 @@ def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, show:
         enable_caching=options.cache,
         cache_root=str(cache),
     )
-    pipeline = components.load_component_from_file(str(folder / PIPELINE_FILE))
+    compiled = (folder / PIPELINE_FILE).read_text()
+    pipeline = components.load_component_from_text(compiled)
     with (folder / LOG_FILE).open("w") as log, _captured(EventStream(watch, log)):
         try:
             pipeline(**arguments)
@@ -196,7 +199,27 @@ def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, show:
             log.write(f"{error}\n")
             if not any(entry.status == "failed" for entry in watch.states.values()):
                 watch.crash = str(error)
+    for name in step_names(yaml.safe_load(compiled)):
+        watch.states.setdefault(name, StepState(name=name, status="skipped"))
     return watch
+
+
+def step_names(pipeline: dict[str, Any]) -> list[str]:
+    """Returns the steps of a compiled pipeline in an order in which they may run, those of nested DAGs in place."""
+    components = pipeline["components"]
+
+    def visit(dag: dict[str, Any]) -> Iterator[str]:
+        waiting = dict(dag["tasks"])
+        while waiting:
+            ready = [name for name, task in waiting.items() if not waiting.keys() & set(task.get("dependentTasks", []))]
+            for name in ready:
+                component = components[waiting.pop(name)["componentRef"]["name"]]
+                if "dag" in component:
+                    yield from visit(component["dag"])
+                else:
+                    yield name
+
+    return list(visit(pipeline["root"]["dag"]))
 
 
 @contextlib.contextmanager
