@@ -107,7 +107,7 @@ def list_(state: StateOption = Path(".shipway")) -> None:
     _use_state(state)
     table = Table("name", "version", "aliases", "created", "digest", box=None, header_style="bold")
     for entry in list_models():
-        table.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.created, entry.digest[:19])
+        table.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.created.isoformat(timespec="seconds"), entry.digest[:19])
     if table.row_count:
         Console(soft_wrap=True).print(table)
     else:
@@ -137,7 +137,20 @@ def serve(
     state: StateOption = Path(".shipway"),
 ) -> None:
     """Serve a registered version in the foreground."""
-    raise NotImplementedError(name, host, port, state)
+    from shipway.model.fetch import fetch_package
+    from shipway.model.registry import STAGING
+    from shipway.model.registry import lineage as trace
+
+    _use_state(state)
+    model, _, wanted = name.partition("@")
+    found = trace(model, wanted or STAGING)
+    package = fetch_package(found["package_uri"], state.absolute() / "served")
+    command = [sys.executable, "-m", "shipway.serving", "--package", str(package), "--digest", found["digest"]]
+    command += ["--name", model, "--version", found["version"], "--host", host, "--port", str(port)]
+    typer.echo(f"serving {model} version {found['version']} at http://{host}:{port} (Ctrl-C ends it)")
+    sys.stdout.flush()
+    # The server takes this process's place, so that signals reach it.
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
 @app.command()

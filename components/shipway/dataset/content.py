@@ -46,17 +46,39 @@ class ContentHash:
             raise ValueError(f"columns {columns} differ from the first frame's {self._columns}")
         if frame.height == 0:
             return
-        bits = {name: _value_bits(frame[name]) for name in columns}
-        for lane, salt in enumerate(_LANES):
-            total = np.zeros(frame.height, dtype=np.uint64)
-            for name in columns:
-                total += _mix(bits[name][lane] ^ _salt(salt, name))
-            self._sums[lane] = (self._sums[lane] + int(_mix(total).sum(dtype=np.uint64))) % 2**64
+        for lane, hashes in enumerate(_row_lanes(frame, columns)):
+            self._sums[lane] = (self._sums[lane] + int(hashes.sum(dtype=np.uint64))) % 2**64
         self._rows += frame.height
 
     def digest(self) -> str:
         """Returns the hash of all rows so far, as `sha256:...`."""
         return digest_json({"columns": self._columns or [], "rows": self._rows, "sums": [str(s) for s in self._sums]})
+
+
+def row_hashes(frame: pl.DataFrame, columns: list[str], seed: int = 0) -> _U64:
+    """Returns a 64-bit hash of some columns for each row: the same on every machine, for equal values equal.
+
+    Args:
+        frame: The rows.
+        columns: The columns that count; their order does not.
+        seed: Another seed gives unrelated hashes.
+
+    Returns:
+        Array of shape (rows,), uint64, uniform over its range.
+    """
+    hashes, _ = _row_lanes(frame, sorted(columns))
+    return _mix(hashes ^ _mix(np.full(1, seed, dtype=np.uint64)))
+
+
+def _row_lanes(frame: pl.DataFrame, columns: list[str]) -> list[_U64]:
+    bits = {name: _value_bits(frame[name]) for name in columns}
+    lanes = []
+    for lane, salt in enumerate(_LANES):
+        total = np.zeros(frame.height, dtype=np.uint64)
+        for name in columns:
+            total += _mix(bits[name][lane] ^ _salt(salt, name))
+        lanes.append(_mix(total))
+    return lanes
 
 
 @lru_cache(maxsize=4096)

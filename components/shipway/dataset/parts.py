@@ -39,13 +39,27 @@ class DatasetWriter:
     """Writes frames to a folder of Parquet parts; the manifest comes last, so a folder without one is unfinished.
 
     Use as a context manager; `info` is set when the block ends well.
+
+    Args:
+        folder: Where.
+        sources: Where the rows came from, as a person would name it.
+        part_rows: Rows of a part.
+        version: The version, where it follows from digests already known (rows computed from rows); default: the
+            content hash of what is written.
     """
 
-    def __init__(self, folder: str | Path, sources: list[str] | None = None, part_rows: int = PART_ROWS) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        sources: list[str] | None = None,
+        part_rows: int = PART_ROWS,
+        version: str | None = None,
+    ) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sources = sources or []
         self._part_rows = part_rows
+        self._version = version
         self._hash = ContentHash()
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
@@ -68,7 +82,8 @@ class DatasetWriter:
             self._schema = frame.schema
         elif frame.schema != self._schema:
             raise ValueError(f"a frame with {frame.schema} cannot follow one with {self._schema}")
-        self._hash.update(frame)
+        if self._version is None:
+            self._hash.update(frame)
         self._rows += frame.height
         while frame.height:
             room = self._part_rows - self._pending_rows
@@ -89,7 +104,7 @@ class DatasetWriter:
             self._pending.append(pl.DataFrame(schema=self._schema))
             self._flush()
         self.info = DatasetInfo(
-            version=self._hash.digest(),
+            version=self._version or self._hash.digest(),
             rows=self._rows,
             columns={name: str(dtype) for name, dtype in self._schema.items()},
             parts=self._parts,

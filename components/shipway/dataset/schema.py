@@ -167,9 +167,11 @@ def _refuse_changes(schema: DataFrameSchema, target: str) -> None:
     faults = [
         f"{where}{key}"
         for where, part in parts
-        for key in ("add_missing_columns", "drop_invalid_rows", "parsers", "default")
-        if getattr(part, key, None) not in (None, False, [])
+        for key in ("add_missing_columns", "drop_invalid_rows", "parsers")
+        if getattr(part, key, None)
     ]
+    # A default of 0 or "" is one too.
+    faults += [f"{name}.default" for name, column in schema.columns.items() if column.default is not None]
     if faults:
         raise InputError(f"{_SETTING}: {target}: {', '.join(faults)}: validation checks data and never changes it")
 

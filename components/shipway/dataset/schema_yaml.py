@@ -221,7 +221,9 @@ class _Reader:
             if not isinstance(values.get(key), (bool, type(None)))
         ]
         self.faults += [
-            f"{where}{key}: validation checks data and never changes it" for key in _CHANGES if values.get(key)
+            f"{where}{key}: validation checks data and never changes it"
+            for key in _CHANGES
+            if values.get(key) not in (None, False) or (key == "default" and values.get(key) is not None)
         ]
 
 
@@ -244,7 +246,9 @@ def _bound(value: Any, dtype: str) -> Any:
     if isinstance(value, list):
         return [_bound(entry, dtype) for entry in value]
     if not isinstance(value, str):
-        return value
+        # Polars takes no list that mixes 1 and 0.5.
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and dtype.lower().startswith("float") else value
     if dtype.lower().startswith("date"):
         return dt.datetime.fromisoformat(value)
     if re.match(r"u?int|float|decimal", dtype.lower()):

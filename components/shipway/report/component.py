@@ -7,7 +7,7 @@ from shipway.component import component
 
 
 @component()
-def report(status: dsl.PipelineTaskFinalStatus, name: str, page: Output[HTML]):
+def report(status: dsl.PipelineTaskFinalStatus, name: str, page: Output[HTML]) -> None:
     """Reports how a run ended, whatever happened in it.
 
     Args:

@@ -55,7 +55,7 @@ def write_report(run_folder: Path, page_path: str | None = None) -> Summary:
 def run_page(summary: Summary) -> str:
     """Returns the page of a run."""
     model = summary.model
-    head = [
+    head: list[list[str | None]] = [
         ["Model", f"{model.name}{f' version {model.version}' if model.version else ''}"],
         ["Model digest", model.digest],
         ["Data version", summary.data_version],

@@ -1,7 +1,7 @@
 """The one file that a user writes."""
 
 from shipway.spec.load import load_spec, override, parse_setting
-from shipway.spec.metrics import METRICS, metric_names
+from shipway.spec.metrics import METRICS, Task, higher_is_better, metric_names
 from shipway.spec.model import (
     ColumnSplit,
     DataSection,
@@ -13,7 +13,6 @@ from shipway.spec.model import (
     SchemaSection,
     SklearnTrain,
     SplitSection,
-    Task,
     TimeSplit,
     TorchTrain,
     TrainSection,
@@ -37,6 +36,7 @@ __all__ = [
     "TorchTrain",
     "TrainSection",
     "dump_section",
+    "higher_is_better",
     "load_gates",
     "load_section",
     "load_spec",

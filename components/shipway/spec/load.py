@@ -192,7 +192,7 @@ def _known_keys(where: Path_, location: Path_) -> list[str]:
         annotation = fields.get(str(key))
         options = [option for option in _flat(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
         tagged = [option for option in options if _tag(option) in location]
-        kind = (tagged or options or [None])[0]
+        kind = next(iter(tagged or options), None)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [info.alias or name for name, info in kind.model_fields.items()]
     return []
