@@ -6,6 +6,16 @@ from shipway import components
 from shipway.lineage.code import CODE_VARIABLE, code_digest
 
 
+def pure(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+    """Marks a step whose outputs follow from its inputs and its code: taken from the cache while both are the same."""
+    return task.set_env_variable(CODE_VARIABLE, code_digest(stage))
+
+
+def effect(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Marks a step that looks at or changes the world outside: never taken from the cache."""
+    return task.set_caching_options(False)
+
+
 @dsl.pipeline(name="training", description="Validates, trains, judges, registers and stages one model.")
 def training(
     name: str,
@@ -69,7 +79,7 @@ def training(
             ),
             "train",
         )
-        reigning = effect(components.champion(name=name))
+        reigning = effect(components.champion(name=name)).after(trained)
         judged = pure(
             components.evaluate(
                 model=trained.outputs["model"],
@@ -97,13 +107,3 @@ def training(
             )
             staged = effect(components.deploy(release=registered.outputs["release"]))
             effect(components.smoke(release=registered.outputs["release"], deployment=staged.outputs["deployment"]))
-
-
-def pure(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
-    """Marks a step whose outputs follow from its inputs and its code: taken from the cache while both are the same."""
-    return task.set_env_variable(CODE_VARIABLE, code_digest(stage))
-
-
-def effect(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Marks a step that looks at or changes the world outside: never taken from the cache."""
-    return task.set_caching_options(False)

@@ -159,8 +159,8 @@ def down(state: StateOption = Path(".shipway")) -> None:
     from shipway.endpoints.local import stop_all
 
     _use_state(state)
-    stopped = stop_all(state.absolute())
-    typer.echo("\n".join(f"stopped {line}" for line in stopped) if stopped else "nothing was running")
+    stopped = [f"stopped {found.name} {found.version} at {found.url}" for found in stop_all(state.absolute()) if found.url]
+    typer.echo("\n".join(stopped) or "nothing was running")
 
 
 @app.command()

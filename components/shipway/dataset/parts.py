@@ -57,6 +57,8 @@ class DatasetWriter:
     ) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
+        # What an earlier attempt left must not pass for this one's, should this one be killed.
+        (self._folder / MANIFEST).unlink(missing_ok=True)
         self._sources = sources or []
         self._part_rows = part_rows
         self._version = version
@@ -129,22 +131,37 @@ def read_info(folder: str | Path) -> DatasetInfo:
     if not path.is_file():
         raise InputError(f"{folder}: not a dataset (no {MANIFEST} in it)")
     try:
-        return DatasetInfo.model_validate_json(path.read_text())
+        return DatasetInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise InputError(f"{path}: damaged manifest: {error.errors()[0]['msg']}") from error
 
 
 def scan(folder: str | Path) -> pl.LazyFrame:
-    """Returns all rows of a dataset as a LazyFrame, parts in order."""
-    info = read_info(folder)
-    return pl.scan_parquet([Path(folder) / part for part in info.parts])
+    """Returns all rows of a dataset as a LazyFrame, parts in order.
+
+    Raises:
+        InputError: It is no dataset, or a damaged one.
+    """
+    return pl.scan_parquet(_part_paths(folder))
 
 
 def batches(folder: str | Path, rows: int = BATCH_ROWS, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """Yields a dataset's rows in order as frames of at most `rows` rows, in bounded memory."""
+    """Yields a dataset's rows in order as frames of at most `rows` rows, in bounded memory.
+
+    Raises:
+        InputError: It is no dataset, or a damaged one.
+    """
     import pyarrow.parquet as pq
 
-    for part in read_info(folder).parts:
-        with pq.ParquetFile(Path(folder) / part) as file:
+    for path in _part_paths(folder):
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield pl.DataFrame(pl.from_arrow(batch))
+
+
+def _part_paths(folder: str | Path) -> list[Path]:
+    paths = [Path(folder) / part for part in read_info(folder).parts]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{folder}: damaged dataset: {', '.join(missing[:3])} of {len(paths)} parts missing")
+    return paths

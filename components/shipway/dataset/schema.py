@@ -174,6 +174,12 @@ def _refuse_changes(schema: DataFrameSchema, target: str) -> None:
     faults += [f"{name}.default" for name, column in schema.columns.items() if column.default is not None]
     if faults:
         raise InputError(f"{_SETTING}: {target}: {', '.join(faults)}: validation checks data and never changes it")
+    grouped = [f"{where}{check.name}" for where, part in parts for check in part.checks if check.groupby]
+    if grouped:
+        raise InputError(
+            f"{_SETTING}: {target}: {', '.join(grouped)}: groupby is not supported, "
+            "Pandera's Polars checks pass over it"
+        )
 
 
 def _allowed_values(column: Any, dtype: pl.DataType | None) -> list[Any] | None:

@@ -183,8 +183,10 @@ class _Reader:
             stats = {key: _bound(value, dtype) for key, value in entry.items() if key != "options"}
             if not stats:
                 raise ValueError("needs a value")
+            if "groupby" in stats:
+                raise ValueError("groupby is not supported, Pandera's Polars checks pass over it")
             pandera_io._deserialize_check_stats(getattr(Check, str(name)), {**stats, "options": dict(options)})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, re.error) as error:
             self.faults.append(f"{where}.{name}: {first_line(error)}")
             return None
         return {**stats, "options": {**options, "check_name": name}}

@@ -25,7 +25,7 @@ class Document(BaseModel):
         """
         write_text(path, self.model_dump_json(indent=2) + "\n")
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Returns the digest of the document's content."""
         return digest_json(self.model_dump(mode="json"))
 
@@ -69,11 +69,12 @@ class Breach(BaseModel):
 
 
 class Findings(Document):
-    """What validation found in a batch."""
+    """What validation found in a batch; warnings are breaches of rules that the schema itself marks as no more."""
 
     verdict: str
     rows: int
     breaches: list[Breach]
+    warnings: list[Breach] = Field(default_factory=list)
 
 
 class NumberStatistics(BaseModel):
@@ -165,7 +166,7 @@ class RuleResult(BaseModel):
 
     rule: str
     metric: str
-    value: float | None
+    value: float | None = None
     bound: float
     passed: bool
     note: str = ""

@@ -183,6 +183,8 @@ def user_code(what: str) -> Iterator[None]:
         project = str(project_folder().absolute())
         own = [frame for frame in frames if str(Path(frame.filename).absolute()).startswith(project + os.sep)]
         frame = own[-1] if own else frames[-1]
+        # Polars adds its whole query plan after an empty line.
+        said = str(error).strip().split("\n\n")[0]
         raise UserCodeError(
-            f"{what}: {type(error).__name__}: {error} (at {frame.filename}:{frame.lineno} in {frame.name})"
+            f"{what}: {type(error).__name__}: {said} (at {frame.filename}:{frame.lineno} in {frame.name})"
         ) from error

@@ -41,6 +41,7 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # Seven retries with their doubling pauses would be four minutes of silence before a wrong address is reported.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     import logging
@@ -129,9 +130,9 @@ def local_path(uri: str) -> Path | None:
     """Returns the path that a plain path or a `file:` URI names, None for any other URI."""
     from urllib.parse import unquote, urlsplit
 
-    if "://" not in uri and not uri.startswith("file:"):
-        return Path(uri)
     parts = urlsplit(uri)
+    if uri.startswith("/") or not parts.scheme:
+        return Path(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
     return Path(unquote(parts.path))

@@ -75,8 +75,10 @@ def split_dataset(
             for number, writer in enumerate(writers):
                 rows = frame.filter(parts == number)
                 writer.write(rows)
-                if data.key and rows.height:
-                    keys[number].append(np.unique(row_hashes(rows, data.key)))
+                # A key with a null in it names no row, and cannot be in two parts.
+                named = rows.drop_nulls(data.key) if data.key else rows.clear()
+                if named.height:
+                    keys[number].append(np.unique(row_hashes(named, data.key)))
         rows_of = {part: writer.rows for part, writer in zip(PARTS, writers, strict=True)}
         _refuse_empty(rows_of, bounds, left_out, dataset, needed)
         if data.key:
@@ -178,7 +180,12 @@ def _by_hash(frame: pl.DataFrame, columns: list[str], section: HashSplit) -> Par
 
 def _by_column(frame: pl.DataFrame, column: str, values: list[list[str | int | bool]]) -> Parts:
     parts = np.full(frame.height, _OUTSIDE, dtype=np.int8)
-    text = frame[column].cast(pl.String)
+    values_here = frame[column]
+    if values_here.dtype.is_float():
+        # Whole numbers become floats where nulls are about; 2013.0 is what the spec calls 2013.
+        whole = values_here.cast(pl.Int64, strict=False)
+        values_here = whole.zip_with((whole == values_here).fill_null(False), pl.Series([None], dtype=pl.Int64))
+    text = values_here.cast(pl.String)
     for number, named in enumerate(values):
         wanted = [str(value).lower() if isinstance(value, bool) else str(value) for value in named]
         parts[text.is_in(wanted).fill_null(False).to_numpy()] = number

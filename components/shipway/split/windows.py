@@ -4,6 +4,7 @@ import calendar
 import datetime as dt
 from dataclasses import dataclass
 
+from shipway.errors import InputError
 from shipway.spec import TimeSplit
 
 
@@ -29,6 +30,7 @@ def time_windows(section: TimeSplit, newest: dt.datetime | None = None) -> list[
 
     Raises:
         ValueError: `until` is `latest` and `newest` is missing.
+        InputError: A window would begin before the year 1.
     """
     if section.until == "latest":
         if newest is None:
@@ -38,9 +40,12 @@ def time_windows(section: TimeSplit, newest: dt.datetime | None = None) -> list[
         end = dt.datetime.fromisoformat(section.until)
         if end.tzinfo is not None:
             end = end.astimezone(dt.UTC).replace(tzinfo=None)
-    test = _before(end, section.test)
-    validation = _before(test, section.validation)
-    train = _before(validation, section.train) if section.train else None
+    try:
+        test = _before(end, section.test)
+        validation = _before(test, section.validation)
+        train = _before(validation, section.train) if section.train else None
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"split: the parts before {end.isoformat(sep=' ')} begin before the year 1") from error
     return [Window(train, validation), Window(validation, test), Window(test, end)]
 
 

@@ -58,7 +58,7 @@ def test_a_good_spec_checks(project: Path) -> None:
     [
         (("label: y", "label: y, lable: z"), (), "shipway.yaml:3: data.lable: unknown key; did you mean 'label'?"),
         (("", ""), ("--set", "split.seed=x"), "split.seed: expected a valid integer, found 'x' (str)"),
-        (("label: y", "label: why"), (), "data.label: the schema schema.yaml has no column 'why'; did you mean"),
+        (("label: y", "label: yy"), (), "data.label: the schema schema.yaml has no column 'yy'; did you mean 'y'?"),
         (("schema.yaml", "absent.yaml"), (), "absent.yaml"),
         (("uri: rows.csv", "uri: absent.csv"), (), "absent.csv"),
         (("uri: rows.csv", "loader: absent.py:load"), (), "data.loader: no file"),
