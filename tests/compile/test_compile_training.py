@@ -14,7 +14,8 @@ from shipway.platforms.local import step_names
 from shipway.spec import ModelSpec, load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "pipelines" / "examples"
-STEPS = "ingest validate admit split featurize train champion evaluate gate register deploy smoke report".split()
+STEPS = ["ingest", "validate", "admit", "split", "featurize", "train", "champion", "evaluate", "gate"]
+STEPS += ["register", "deploy", "smoke", "report"]
 
 
 @pytest.fixture(params=["flights", "penguins"])

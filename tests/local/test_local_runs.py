@@ -86,7 +86,10 @@ def steps(summary: dict) -> dict[str, dict]:
 def ask(summary: dict) -> tuple[dict, dict[str, str]]:
     """Runs the printed example request as a user would."""
     done = subprocess.run(
-        ["bash", "-c", summary["example"] + " --silent --show-error --include"], capture_output=True, text=True, timeout=60
+        ["bash", "-c", summary["example"] + " --silent --show-error --include"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
@@ -152,7 +155,10 @@ def test_a_bad_batch_is_refused_with_every_breach(shipped: tuple[Project, dict])
     project, first = shipped
     rows = pl.read_csv(EXAMPLE / "sample.csv") if (EXAMPLE / "sample.csv").is_file() else penguins()
     broken = rows.head(20).with_columns(
-        pl.when(pl.int_range(pl.len()) < 3).then(pl.lit("heavy")).otherwise(pl.col("body_mass_g").cast(pl.String)).alias("body_mass_g"),
+        pl.when(pl.int_range(pl.len()) < 3)
+        .then(pl.lit("heavy"))
+        .otherwise(pl.col("body_mass_g").cast(pl.String))
+        .alias("body_mass_g"),
         pl.when(pl.int_range(pl.len()) < 2).then(None).otherwise(pl.col("species")).alias("species"),
         pl.lit(1).alias("surprise"),
     )

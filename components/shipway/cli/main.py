@@ -107,7 +107,13 @@ def list_(state: StateOption = Path(".shipway")) -> None:
     _use_state(state)
     table = Table("name", "version", "aliases", "created", "digest", box=None, header_style="bold")
     for entry in list_models():
-        table.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.created.isoformat(timespec="seconds"), entry.digest[:19])
+        table.add_row(
+            entry.name,
+            entry.version,
+            ", ".join(entry.aliases),
+            entry.created.isoformat(timespec="seconds"),
+            entry.digest[:19],
+        )
     if table.row_count:
         Console(soft_wrap=True).print(table)
     else:
@@ -159,7 +165,9 @@ def down(state: StateOption = Path(".shipway")) -> None:
     from shipway.endpoints.local import stop_all
 
     _use_state(state)
-    stopped = [f"stopped {found.name} {found.version} at {found.url}" for found in stop_all(state.absolute()) if found.url]
+    stopped = [
+        f"stopped {found.name} {found.version} at {found.url}" for found in stop_all(state.absolute()) if found.url
+    ]
     typer.echo("\n".join(stopped) or "nothing was running")
 
 

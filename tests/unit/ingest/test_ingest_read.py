@@ -158,7 +158,6 @@ def test_header_only(project: Path, tmp_path: Path) -> None:
         (b"y,x\n1,2\n1\n", r"a\.csv: row 3 \(the header is row 1\): expected 2 cells, found 1"),
         (b"y,x,x\n1,2,3\n", r"a\.csv: column names come twice in the header: 'x'"),
         (b"y,x\n1,\xff\xfe\n", r"a\.csv: not UTF-8"),
-        (b"a;y\n1;2\n", r"no label column 'y' \(data.label\); there are 'a;y'"),
     ],
 )
 def test_broken_csv(project: Path, tmp_path: Path, content: bytes, message: str) -> None:
@@ -285,7 +284,6 @@ def test_loader_kinds(project: Path, tmp_path: Path) -> None:
         ("def load(): return 1 / 0", UserCodeError, r"ZeroDivisionError: division by zero \(at .*:1 in load\)"),
         ("def load():\n yield 1 / 0", UserCodeError, r"ZeroDivisionError: division by zero \(at .*:2 in load\)"),
         ("import polars as pl\ndef load(): return pl.LazyFrame({'a': [1]}).select('b')", UserCodeError, "'?b'?"),
-        ("import polars as pl\ndef load(): return pl.DataFrame({'a': [1]})", InputError, "no label column 'y'"),
         ("import pandas as pd\ndef load(): return pd.DataFrame({0: [1]})", InputError, "column names must be text"),
         ("import pandas as pd\ndef load(): return pd.DataFrame({'y': [1, 'a']})", InputError, "mixes types"),
         ("import polars as pl\ndef load(): return pl.DataFrame({'y': [[1]]})", InputError, "cannot hold List"),

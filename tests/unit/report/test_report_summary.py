@@ -23,7 +23,13 @@ from shipway.report.summary import RUN_FILE, RunInfo, StepState, Summary, write_
 def run_folder(tmp_path: Path) -> Path:
     started = dt.datetime.now(dt.UTC).isoformat()
     info = RunInfo(
-        run_id="m-1", name="m", spec="m.yaml", started=started, runner="subprocess", code_version="abc", spec_digest="sha256:s"
+        run_id="m-1",
+        name="m",
+        spec="m.yaml",
+        started=started,
+        runner="subprocess",
+        code_version="abc",
+        spec_digest="sha256:s",
     )
     write_json(tmp_path / RUN_FILE, info.model_dump())
     return tmp_path
@@ -64,7 +70,13 @@ def test_a_shipped_run(run_folder: Path) -> None:
     assert "&lt;b&gt;" in page
     screen = io.StringIO()
     Display(screen).summary(summary, "runs/m-1")
-    for words in ("shipped in", "m version 3 (new), sha256:m", "passed  auc >= 0.8: 0.9000", "runs/m-1/index.html", "curl"):
+    for words in (
+        "shipped in",
+        "m version 3 (new), sha256:m",
+        "passed  auc >= 0.8: 0.9000",
+        "runs/m-1/index.html",
+        "curl",
+    ):
         assert words in screen.getvalue()
 
 
