@@ -131,8 +131,10 @@ def train_model(
         "shipway.train_features_version": parts["train"].version,
         "shipway.validation_features_version": parts["val"].version,
         "shipway.seed": str(settings.seed),
-        "mlflow.source.git.commit": git_sha(project_folder()),
     }
+    commit = git_sha(project_folder())
+    if commit != "unknown":
+        tags["mlflow.source.git.commit"] = commit
     with _ended_by_signal(), hold(folder) as store:
         with tracked_run(facts.name, run_id() or "train", _hyperparameters(settings), tags, folder) as run:
             context = TrainContext(task, max(len(facts.classes), 1), store, run.epoch)

@@ -209,6 +209,7 @@ def test_interrupted_training_resumes_from_a_whole_checkpoint(
     assert logged_epochs(state, resumed.mlflow_run_id) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_mlflow_run_as_killed(tmp_path: Path, state: Path) -> None:
     write_network()
     inputs = make_inputs(tmp_path / "inputs")
@@ -303,6 +304,7 @@ def test_unreachable_mlflow_is_named_before_training(tmp_path: Path, monkeypatch
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_train_makes_its_database_without_noise(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path / "inputs", rows=100)
     done = subprocess.run(
