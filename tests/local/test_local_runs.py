@@ -52,7 +52,7 @@ class Project:
 
     def versions(self) -> list[str]:
         lines = self.command("models", "list").stdout.splitlines()
-        return [line.split()[1] for line in lines if line.startswith("penguins")]
+        return [line.split()[1] for line in lines if line.split()[:1] == ["penguins"]]
 
 
 @pytest.fixture
@@ -153,14 +153,17 @@ def test_an_unreachable_gate_ships_nothing(shipped: tuple[Project, dict]) -> Non
 
 def test_a_bad_batch_is_refused_with_every_breach(shipped: tuple[Project, dict]) -> None:
     project, first = shipped
-    rows = pl.read_csv(EXAMPLE / "sample.csv") if (EXAMPLE / "sample.csv").is_file() else penguins()
-    broken = rows.head(20).with_columns(
-        pl.when(pl.int_range(pl.len()) < 3)
-        .then(pl.lit("heavy"))
-        .otherwise(pl.col("body_mass_g").cast(pl.String))
-        .alias("body_mass_g"),
-        pl.when(pl.int_range(pl.len()) < 2).then(None).otherwise(pl.col("species")).alias("species"),
-        pl.lit(1).alias("surprise"),
+    broken = (
+        penguins()
+        .head(20)
+        .with_columns(
+            pl.when(pl.int_range(pl.len()) < 3)
+            .then(pl.lit("heavy"))
+            .otherwise(pl.col("body_mass_g").cast(pl.String))
+            .alias("body_mass_g"),
+            pl.when(pl.int_range(pl.len()) < 2).then(None).otherwise(pl.col("species")).alias("species"),
+            pl.lit(1).alias("surprise"),
+        )
     )
     path = project.folder / "broken.csv"
     broken.write_csv(path)

@@ -257,7 +257,9 @@ def fit_transformer(
             f"{where}: must return a scikit-learn transformer with fit and transform, "
             f"found {type(transformer).__name__}"
         )
-    frame = rows.select([column.name for column in inputs] + [facts.label]).collect()
+    names = [*(column.name for column in inputs), facts.label]
+    # In an order of their own, so that the order of the rows does not show in what is fitted.
+    frame = rows.select(names).sort(names).collect()
     table = pandas_frame(inputs, frame)
     target_values = labels.encode(frame[facts.label]).to_numpy()
     with user_code(where):

@@ -1,7 +1,8 @@
 """Looks at the training part's columns: the statistics document, and what imputing, scaling and one-hot need.
 
-Means and deviations are summed in one pass over batches in order, because a sum that threads share has other last bits
-every time, and the model's digest would too. Quantiles come from one sorted column at a time.
+Quantiles, means and deviations come from one sorted column at a time: a sum that threads share, or that follows the
+rows, has other last bits for another order, and the model's digest would too. Columns too long for that are summed in
+one pass over batches in order.
 """
 
 from __future__ import annotations
@@ -163,14 +164,20 @@ def _number_profile(rows: pl.LazyFrame, name: str, moments: Moments) -> NumberPr
     else:
         compared = [(value < edge).sum().alias(str(position)) for position, edge in enumerate(edges)]
         below = np.array(rows.select(compared).collect(engine="streaming").row(0))
-    mean = moments.least if moments.least == moments.greatest else moments.mean
+    mean, std = moments.mean, moments.std
+    if step == 1:
+        # Summed in the order of the values, so that the order of the rows does not show in the last bits.
+        mean = float(ordered.mean())
+        std = float(np.sqrt(np.square(ordered - mean).mean()))
+    if moments.least == moments.greatest:
+        mean, std = moments.least, 0.0
     statistics = NumberStatistics(
         rows=total,
         nulls=moments.nulls,
         mean=mean,
-        std=moments.std,
+        std=std,
         quantiles=quantiles.tolist(),
         edges=edges.tolist(),
         counts=np.diff(below, prepend=0, append=moments.count).tolist(),
     )
-    return NumberProfile(statistics, mean=mean, median=float(quantiles[QUANTILES.index(0.5)]), std=moments.std)
+    return NumberProfile(statistics, mean=mean, median=float(quantiles[QUANTILES.index(0.5)]), std=std)

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,14 @@ def step(name: str, output_path: str | None = None) -> Iterator[StepRecord]:
             outputs leaves it out: KFP's own output file on the command line tells the folder then.
     """
     record = StepRecord(name=name)
-    folder = Path(output_path or _executor_output()).parent
+    outputs = _executor_outputs()
+    folder = Path(output_path or outputs["outputFile"]).parent
     _hold_lifeline()
     logging.captureWarnings(True)
     started = time.perf_counter()
     try:
         yield record
+        _fill(outputs)
     except ShipwayError as error:
         record.status, record.kind, record.reason = "failed", error.kind, str(error).splitlines()
         print(f"{name}: {error}", file=sys.stderr, flush=True)
@@ -93,28 +95,31 @@ def step(name: str, output_path: str | None = None) -> Iterator[StepRecord]:
         write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
 
 
-def _executor_output() -> str:
-    """Returns the path of the file that KFP's executor will write this step's outputs to."""
+def _executor_outputs() -> dict[str, Any]:
+    """Returns what KFP's executor was told of this step's outputs; nothing when no executor runs it."""
     arguments = sys.argv
     if "--executor_input" not in arguments:
-        raise ValueError("a step outside a KFP executor needs an output_path")
-    executor_input = json.loads(arguments[arguments.index("--executor_input") + 1])
-    path: str = executor_input["outputs"]["outputFile"]
-    return path
+        return {}
+    outputs: dict[str, Any] = json.loads(arguments[arguments.index("--executor_input") + 1])["outputs"]
+    return outputs
+
+
+def _fill(outputs: dict[str, Any]) -> None:
+    """Makes an empty file for each artifact that has metadata only, as Metrics.
+
+    KFP's local cache takes a step whose artifacts lack a file for one that never ran (measured on kfp 2.17).
+    """
+    for artifacts in outputs.get("artifacts", {}).values():
+        for artifact in artifacts["artifacts"]:
+            path = Path(artifact["uri"])
+            if path.is_absolute() and not path.exists():
+                path.touch()
 
 
 def read_record(folder: str | Path) -> StepRecord | None:
     """Reads the record in a step's output folder, or returns None where there is none."""
     path = Path(folder) / RECORD_FILE
     return StepRecord.model_validate_json(path.read_text()) if path.is_file() else None
-
-
-def merge_facts(records: Mapping[str, StepRecord]) -> dict[str, Any]:
-    """Returns all facts of several records in one mapping."""
-    merged: dict[str, Any] = {}
-    for record in records.values():
-        merged.update(record.facts)
-    return merged
 
 
 def _hold_lifeline() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from shipway.dataset import batches, read_info, scan
+from shipway.dataset import batches, read_info, row_hashes, scan
 from shipway.errors import InputError
 from shipway.model.preprocessor import LABEL_COLUMN as LABEL
 
@@ -81,7 +81,7 @@ def sample_rows(folder: str | Path, rows: int) -> pl.DataFrame:
     hashed = "__shipway_hash__"
     kept: pl.DataFrame | None = None
     for batch in batches(folder):
-        marked = batch.with_columns(batch.hash_rows(seed=0).alias(hashed))
+        marked = batch.with_columns(pl.Series(hashed, row_hashes(batch, batch.columns)))
         both = marked if kept is None else pl.concat([kept, marked])
         kept = both.sort(hashed).head(rows)
     if kept is None:
