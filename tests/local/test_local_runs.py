@@ -18,7 +18,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[2] / "pipelines" / "examples" / "penguins"
 SHIPWAY = str(Path(sys.executable).parent / "shipway")
 PURE = ("ingest", "validate", "split", "featurize", "train", "evaluate", "gate")
-TORCH = "train={trainer: torch, epochs: 60, batch_size: 16, patience: 60, hidden: [16]}"
+TORCH = "train={trainer: torch, epochs: 200, batch_size: 16, patience: 200, hidden: [16]}"
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +225,7 @@ def test_a_killed_run_resumes_to_the_same_model(new_project: Callable[[], Projec
     gates = "gates=[{metric: accuracy, min: 0.1}]"
     expected = whole.run("--set", TORCH, "--set", gates)
     process = killed.start("--set", TORCH, "--set", gates)
-    wait_for(lambda: any((killed.folder / ".shipway" / "checkpoints").glob("*/*.json")))
+    wait_for(lambda: any((killed.folder / ".shipway" / "checkpoints").glob("*/epoch-*.json")))
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     wait_for(lambda: not processes_in(killed.folder))
