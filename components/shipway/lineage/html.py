@@ -18,7 +18,7 @@ h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:28px 0 8px}
 table{border-collapse:collapse;width:100%;background:#fff;border:1px solid var(--line);border-radius:6px}
 th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 th{font-weight:600;color:var(--soft);font-size:13px;background:#fbfcfd}
-td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .passed{color:var(--ok);font-weight:600}.failed{color:var(--bad);font-weight:600}
 code,pre{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:13px}
 pre{background:#fff;border:1px solid var(--line);border-radius:6px;padding:12px;overflow:auto;white-space:pre-wrap}
@@ -40,10 +40,18 @@ def text(value: Any) -> Markup:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
-    """Returns an HTML table; numbers are set right-aligned, every value that is no Markup is escaped."""
-    head = "".join(f"<th>{text(name)}</th>" for name in headers)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return Markup(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    """Returns an HTML table; numbers are set right-aligned, every value that is no Markup is escaped.
+
+    Args:
+        headers: Column names; without any name there is no header row.
+        rows: The cells.
+    """
+    cells = [list(row) for row in rows]
+    first = cells[0] if cells else [""] * len(headers)
+    names = "".join(_cell(name, "th", _is_number(value)) for name, value in zip(headers, first, strict=False))
+    head = f"<thead><tr>{names}</tr></thead>" if any(headers) else ""
+    body = "".join("<tr>" + "".join(_cell(value, "td", _is_number(value)) for value in row) + "</tr>" for row in cells)
+    return Markup(f"<table>{head}<tbody>{body}</tbody></table>")
 
 
 def verdict(passed: bool, yes: str = "passed", no: str = "failed") -> Markup:
@@ -75,7 +83,10 @@ def page(title: str, body: str, status: str = "info", badge: str = "", lead: str
     )
 
 
-def _cell(value: Any) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: Any, tag: str, number: bool) -> str:
     kind = ' class="number"' if number else ""
-    return f"<td{kind}>{text(value)}</td>"
+    return f"<{tag}{kind}>{text(value)}</{tag}>"

@@ -16,7 +16,6 @@ _MARKS = {
     "succeeded": ("✓", "green"),
     "rejected": ("✗", "yellow"),
     "failed": ("✗", "red"),
-    "skipped": ("-", "dim"),
 }
 
 
@@ -53,12 +52,9 @@ class Display:
         """Prints the line of a step that ended."""
         self._stop()
         mark, colour = _MARKS[state.status]
-        seconds = "cached" if state.cached else ("" if state.status == "skipped" else f"{state.seconds:.1f} s")
+        seconds = "cached" if state.cached else f"{state.seconds:.1f} s"
         line = Text.assemble((f"{mark} ", colour), f"{state.name:<10}", (f"{seconds:>8}", "dim"), "  ", _notes(state))
         self._console.print(line)
-        if state.status in {"rejected", "failed"} and state.record is not None:
-            for reason in state.record.reason:
-                self._console.print(Text(f"    {reason}", style=colour))
 
     def summary(self, summary: Summary, folder: str) -> None:
         """Prints how the run ended and where to look."""
@@ -71,7 +67,7 @@ class Display:
             new = "new" if model.new_version else "already registered"
             console.print(f"model      {model.name} version {model.version} ({new}), {model.digest}")
         for line in summary.reason:
-            console.print(Text(f"reason     {line}"))
+            console.print(Text(f"reason     {line}", style="red"))
         for rule in summary.gates:
             mark = Text("passed", "green") if rule.passed else Text("FAILED", "red")
             value = "nothing measured" if rule.value is None else f"{rule.value:.4f}"
@@ -107,6 +103,8 @@ def _notes(state: StepState) -> Text:
     """The one or two facts of a step that are worth a glance."""
     facts = state.record.facts if state.record is not None else {}
     parts: list[str] = []
+    if state.status != "succeeded":
+        return Text(state.status, style=_MARKS[state.status][1])
     match state.name:
         case "ingest":
             parts = [f"{facts.get('rows', 0):,} rows", str(facts.get("data_version", ""))[:19]]

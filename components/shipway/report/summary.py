@@ -143,8 +143,10 @@ def summarise(run_folder: Path, seconds: float) -> Summary:
         kind = culprit.record.kind if culprit.record is not None else "error"
         outcome = "rejected" if kind == "rejected" else "failed"
         exit_code = _EXIT_CODES.get(kind, 1)
-        reason = _reason(run_folder, culprit)
-        name = rejected.name if rejected is not None and outcome == "rejected" else culprit.name
+        if rejected is not None and outcome == "rejected":
+            # The step that refuses to go on says it again; the verdict itself was this one's.
+            culprit = rejected
+        reason, name = _reason(run_folder, culprit), culprit.name
     elif "smoke" in done:
         outcome, exit_code, reason, name = "shipped", 0, [], None
     else:
