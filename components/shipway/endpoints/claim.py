@@ -2,19 +2,18 @@
 
 The kernel lets go of the lock however the process ends, `kill -9` included, so a claim that is held means a living
 process, and the process id inside is that process's: neither a stale file nor a reused process id can deceive. Both
-the server and whoever looks for it use this file; it needs nothing but the standard library.
+the server and whoever looks for it use this file; it imports nothing heavy.
 """
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shipway.errors import ShipwayError
+from shipway.lineage.locks import lock
 
 _PATIENCE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
@@ -55,7 +54,7 @@ class Claim:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Whoever looks at the claim locks it for an instant; that must not turn a new server away.
-        if not _lock(self._handle, fcntl.LOCK_EX, _PATIENCE_SECONDS):
+        if not lock(self._handle, fcntl.LOCK_EX, _PATIENCE_SECONDS):
             os.close(self._handle)
             raise ClaimHeldError(f"{path}: another server process holds this claim")
 
@@ -100,41 +99,6 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _lock(handle, fcntl.LOCK_SH, 0)
+        return not lock(handle, fcntl.LOCK_SH, 0)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def exclusive(path: Path, seconds: float, what: str) -> Iterator[None]:
-    """Holds a lock file for the length of a block; one process at a time.
-
-    Args:
-        path: The lock file; it is created, and stays.
-        seconds: How long to wait for it.
-        what: What the lock is for, for the error message.
-
-    Raises:
-        ShipwayError: Another process held it all the while.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not _lock(handle, fcntl.LOCK_EX, seconds):
-            raise ShipwayError(f"{what}: another process has been at it for {seconds:g} s (lock {path})")
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, kind: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True

@@ -28,13 +28,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from shipway.endpoints.claim import Claimant, ClaimHeldError, claimant, exclusive, is_held
+from shipway.endpoints.claim import Claimant, ClaimHeldError, claimant, is_held
 from shipway.endpoints.client import Answer, UnreachableError, call, json_bytes
 from shipway.endpoints.packages import check_blessed, local_package, package_folder
 from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.documents import Deployment, Release
+from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
 
 PORT_VARIABLE = "SHIPWAY_STAGING_PORT"

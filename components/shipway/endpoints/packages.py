@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shipway.endpoints.claim import exclusive
 from shipway.errors import DigestMismatchError, InputError, NotBlessedError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.documents import Release
 from shipway.lineage.files import atomic_folder, read_json
+from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
 
 _LOCK_SECONDS = 300.0

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
+from shipway.lineage.locks import exclusive
+from shipway.lineage.project import state_folder
 from shipway.lineage.tracking import client, experiment_id, is_empty, registry_errors, shown_uri, tracking_uri
 from shipway.model.fetch import fetch_package
 
@@ -31,6 +33,7 @@ SPEC_TAG = "shipway.spec_digest"
 TRAIN_RUN_TAG = "shipway.train_run_id"
 METRIC_PREFIX = "shipway.metric."
 
+_LOCK_SECONDS = 300.0
 _EXPERIMENT = "shipway-packages"
 _PACKAGE_TAG = "shipway.package"
 
@@ -93,7 +96,9 @@ def publish(name: str, package: str | Path, tags: Mapping[str, str], train_run_i
     digest = digest_tree(folder)
     wanted = {**tags, DIGEST_TAG: digest}
     registry = client()
-    with registry_errors():
+    # MLflow copies file by file: of two runs with the same package on this machine, one would see the other's half.
+    one_at_a_time = exclusive(state_folder() / "registry.lock", _LOCK_SECONDS, f"registering {name}")
+    with one_at_a_time, registry_errors():
         found = _find(registry, name, digest)
         if found is None:
             run = _package_run(registry, name, digest, train_run_id)
