@@ -15,8 +15,8 @@ from shipway.model.tabular import CategoryTransform, NumberTransform, TabularPre
 
 FACTS = ModelFacts(name="demo", task="binary", label="y", classes=["no", "yes"])
 TEXTS = st.sampled_from(["", "a", "Ä", "日本", "other", "missing", "null", " a", "a\nb", '"', "🛫", "None"])
-# ONNX Runtime takes numbers too small for float64's normal range for zero, so differences must not get there.
-FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=64).filter(lambda x: x == 0 or abs(x) > 1e-200)
+# ONNX Runtime leaves out a subtraction of what is zero as a float32, also where the graph says float64.
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=64).filter(lambda x: x == 0 or abs(x) > 1e-30)
 
 
 def number(name, nullable=True):
