@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SHIPWAY = str(Path(sys.executable).parent / "shipway")
 SCHEMA = """\
 schema_type: dataframe

@@ -21,7 +21,10 @@ from shipway.errors import DigestMismatchError, InputError, NotBlessedError, Shi
 from shipway.lineage.documents import Release
 
 ROW = {"delay": 0.0, "holiday": True, "carrier": "AA"}
-pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
+]
 
 
 @pytest.fixture

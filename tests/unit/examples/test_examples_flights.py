@@ -22,6 +22,8 @@ from shipway.lineage.project import PROJECT_VARIABLE, import_file
 from shipway.spec import ModelSpec, TimeSplit, load_spec
 from shipway.validate.check import validate
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[3] / "pipelines/examples/flights"
 ROWS, CANCELLED, DIVERTED = 328_521, 8_255, 1_175
 

@@ -13,6 +13,8 @@ from shipway.errors import InputError, ShipwayError
 from shipway.lineage.digests import digest_file
 from shipway.model import skops_file
 
+pytestmark = pytest.mark.slow
+
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(200, 4)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)

@@ -23,6 +23,8 @@ from shipway.model import registry
 from shipway.model.fetch import fetch_package
 from shipway.register.register import register_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):

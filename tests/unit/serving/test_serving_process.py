@@ -15,6 +15,8 @@ from serving_stand_in import write_stand_in
 
 from shipway.endpoints.claim import claimant
 
+pytestmark = pytest.mark.slow
+
 ROW = {"delay": 1.0, "holiday": True, "carrier": "AA"}
 V1 = "/v1/models/flights:predict"
 LOAD = "/v2/repository/models/flights/load"

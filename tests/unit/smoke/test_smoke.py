@@ -16,7 +16,10 @@ from shipway.errors import InputError, RejectedError
 from shipway.lineage.documents import Deployment, Release, read_document
 from shipway.smoke.smoke import SmokeResult, smoke
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from shipway.train.data import FeatureData
 from shipway.train.sklearn_trainer import SklearnTrainer
 from shipway.train.trainers import Fitted, TrainContext
 
+pytestmark = pytest.mark.slow
+
 CLASSIFIERS = [
     "sklearn.ensemble:HistGradientBoostingClassifier",
     "sklearn.linear_model:LogisticRegression",

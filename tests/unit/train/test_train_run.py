@@ -22,6 +22,8 @@ from shipway.lineage.digests import digest_tree
 from shipway.model.package import Package
 from shipway.train.run import train_model
 
+pytestmark = pytest.mark.slow
+
 NETWORK = """
 import os
 import torch
