@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,33 @@ _LIBRARIES = ("sklearn", "numpy", "scipy")
 _SCHEMA = "schema.json"
 
 
+@cache
+def _skops_io() -> Any:
+    """Imports skops.io without its walk through every module of scikit-learn.
+
+    That walk, for a list of types to trust, takes three seconds and imports torch where it is installed. The list is not
+    needed: `load` trusts types by their module.
+    """
+    import sklearn.utils
+
+    walk = sklearn.utils.all_estimators
+    sklearn.utils.all_estimators = list
+    try:
+        import skops.io
+    finally:
+        sklearn.utils.all_estimators = walk
+    return skops.io
+
+
 def dump(obj: Any, path: str | Path) -> None:
     """Writes an object (an estimator or transformer) to a `.skops` file with deterministic bytes.
 
     Raises:
         InputError: The object holds something that skops cannot write.
     """
-    import skops.io
-
+    skops_io = _skops_io()
     try:
-        raw = skops.io.dumps(obj)
+        raw = skops_io.dumps(obj)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{type(obj).__name__} cannot be saved without pickle: {error}") from error
     write_bytes(path, _normalised(raw))
@@ -46,20 +64,20 @@ def load(path: str | Path, trusted_modules: Iterable[str] = ()) -> Any:
     Raises:
         ShipwayError: The file is missing, damaged, or holds a type from any other module.
     """
-    import skops.io
+    skops_io = _skops_io()
     from skops.io.exceptions import UntrustedTypesFoundException
 
     file = Path(path)
     if not file.is_file():
         raise ShipwayError(f"{file}: no such file")
     try:
-        unknown = skops.io.get_untrusted_types(file=file)
+        unknown = skops_io.get_untrusted_types(file=file)
         trusted = [name for name in unknown if _is_trusted(name, trusted_modules)]
         refused = sorted(set(unknown) - set(trusted))
         if refused:
             known = ", ".join((*_LIBRARIES, *trusted_modules))
             raise ShipwayError(f"{file}: holds {', '.join(refused)}; only types of {known} are built")
-        return skops.io.load(file, trusted=trusted)
+        return skops_io.load(file, trusted=trusted)
     except UntrustedTypesFoundException as error:
         raise ShipwayError(f"{file}: {str(error).splitlines()[0]}") from error
     except (
