@@ -26,8 +26,8 @@ _SCHEMA = "schema.json"
 def _skops_io() -> Any:
     """Imports skops.io without its walk through every module of scikit-learn.
 
-    That walk, for a list of types to trust, takes three seconds and imports torch where it is installed. The list is not
-    needed: `load` trusts types by their module.
+    That walk, for a list of types to trust, takes three seconds and imports torch where it is installed. The list is
+    not needed: `load` trusts types by their module.
     """
     import sklearn.utils
 
