@@ -1,7 +1,10 @@
 """Whole runs of the penguins through the real command: shipped, cached, rejected, broken, killed, resumed."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shlex
 import shutil
 import signal
@@ -131,6 +134,27 @@ def test_the_second_run_is_cached_and_registers_nothing_new(shipped: tuple[Proje
     assert second["metrics"] == first["metrics"]
     assert second["reports"].keys() == first["reports"].keys()
     assert project.versions() == ["1"]
+
+
+def test_on_a_terminal_the_running_step_moves_and_the_end_is_clean(shipped: tuple[Project, dict]) -> None:
+    project, _ = shipped
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [SHIPWAY, "run", str(project.spec)], cwd=project.folder, stdin=follower, stdout=follower, stderr=follower,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux answers so when the other side is closed.
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    os.close(leader)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert process.wait(60) == 0
+    assert re.search(r"[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] champion", text)
+    end = text[text.index("shipped in") :]
+    assert not re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", end)
+    assert "Traceback" not in end
 
 
 def test_an_unreachable_gate_ships_nothing(shipped: tuple[Project, dict]) -> None:

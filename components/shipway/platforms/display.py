@@ -45,7 +45,15 @@ class Display:
         """Shows that a step runs now."""
         if self._console.is_terminal:
             self._stop()
-            self._live = Live(_Running(name), console=self._console, transient=True, refresh_per_second=8)
+            self._live = Live(
+                _Running(name),
+                console=self._console,
+                transient=True,
+                refresh_per_second=8,
+                # Standard output is the runner's while steps run.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._live.start()
 
     def ended(self, state: StepState) -> None:

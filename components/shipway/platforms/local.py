@@ -136,7 +136,8 @@ class _Watch:
                 self._log = (self._folder / log).open("w")
                 self._began = time.monotonic()
                 self.states[event.task] = StepState(name=event.task, status="running", log=log.as_posix())
-                self._show.started(event.task)
+                if event.task != _EXIT_HANDLER:
+                    self._show.started(event.task)
             case "line":
                 if self._log is not None:
                     self._log.write(event.detail + "\n")
