@@ -20,7 +20,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.documents import Deployment, Release
+from shipway.lineage.files import write_bytes
 from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
 
@@ -46,6 +46,7 @@ _HOST = "127.0.0.1"
 _HEALTH_SECONDS = 5.0
 _LOAD_SECONDS = 120.0
 _LOCK_SECONDS = 300.0
+_PRIVATE = 0o600
 _GRACE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 15
@@ -361,7 +362,7 @@ class LocalEndpoint:
         if path.is_file() and (token := path.read_text().strip()):
             return token
         token = secrets.token_urlsafe(32)
-        _write_private(path, token)
+        write_bytes(path, token.encode(), _PRIVATE)
         return token
 
     def _read(self) -> EndpointState:
@@ -372,7 +373,7 @@ class LocalEndpoint:
             return EndpointState()
 
     def _write(self, state: EndpointState) -> None:
-        _write_private(self._file("json"), state.model_dump_json(indent=2) + "\n")
+        write_bytes(self._file("json"), (state.model_dump_json(indent=2) + "\n").encode(), _PRIVATE)
 
     def _file(self, kind: str) -> Path:
         return self._folder / f"{self.name}.{kind}"
@@ -426,17 +427,3 @@ def _private(path: Path, flags: int) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes a file atomically that only its owner may read."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file atomically: a reader sees the old bytes or the new ones, also after a crash."""
+def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
+    """Writes a file atomically: a reader sees the old bytes or the new ones, also after a crash.
+
+    Args:
+        path: The file.
+        content: Its bytes.
+        mode: Its permissions; 0o600 for what only the owner may read.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -20,7 +26,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
+        Path(name).chmod(mode)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -55,7 +55,9 @@ class StepRecord(BaseModel):
         self.facts.update(safe_metadata(facts))
 
     def reject(self, reasons: list[str]) -> None:
-        """Marks a verdict against the data or the model, with every reason."""
+        """Marks a verdict against the data or the model, with every reason; without reasons there is none."""
+        if not reasons:
+            return
         self.status = "rejected"
         self.kind = "rejected"
         self.reason = reasons

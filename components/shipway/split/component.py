@@ -31,6 +31,7 @@ def split(
     with step("split", train.path) as record:
         folders = {"train": train.path, "validation": validation.path, "test": test.path}
         result = split_dataset(dataset.path, folders, load_split(split), load_section(DataSection, data))
-        for part, artifact in (("train", train), ("validation", validation), ("test", test)):
-            artifact.metadata.update(rows=result.rows[part], data_version=result.versions[part])
+        train.metadata.update(result.metadata("train"))
+        validation.metadata.update(result.metadata("validation"))
+        test.metadata.update(result.metadata("test"))
         record.show(rows=result.rows, left_out=result.left_out, bounds=result.bounds)

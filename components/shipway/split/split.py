@@ -42,6 +42,10 @@ class SplitResult:
     bounds: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
 
+    def metadata(self, part: str) -> dict[str, int | str]:
+        """Returns what a part's artifact says of it."""
+        return {"rows": self.rows[part], "data_version": self.versions[part]}
+
 
 def split_dataset(
     dataset: str | Path,

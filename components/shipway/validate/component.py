@@ -25,8 +25,7 @@ def validate(dataset: Input[Dataset], findings: Output[Artifact], report: Output
         findings.metadata.update(outcome.facts)
         record.show(**outcome.facts)
         record.reports["Validation"] = report.path
-        if outcome.reasons:
-            record.reject(outcome.reasons)
+        record.reject(outcome.reasons)
         return outcome.findings.verdict
 
 
