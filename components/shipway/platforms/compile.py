@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from shipway import __version__
 from shipway.component import IMAGES, image_name
@@ -55,7 +56,14 @@ class Images:
         return self.pushed.get(image) or image_name(image, self.repository, self.tag)
 
 
-def compile_training(spec: ModelSpec, path: Path, images: Images | None = None) -> None:
+def compile_training(
+    spec: ModelSpec,
+    path: Path,
+    images: Images | None = None,
+    *,
+    target: Literal["kubeflow", "vertex"] = "kubeflow",
+    fresh_data: bool = False,
+) -> None:
     """Compiles the training pipeline of a spec to a YAML file.
 
     The spec's sections become the parameters' defaults, so that the file runs as it is from a UI or a schedule.
@@ -64,6 +72,8 @@ def compile_training(spec: ModelSpec, path: Path, images: Images | None = None) 
         spec: The spec; its project folder is the current one.
         path: Where the YAML goes; written atomically.
         images: How images are named.
+        target: The platform whose names of machines and accelerators are used; elsewhere they do not matter.
+        fresh_data: Whether every run reads its data anew, as a scheduled one does, instead of taking them from a cache.
 
     Raises:
         InputError: A file that the spec names does not exist, or `path` cannot be written.

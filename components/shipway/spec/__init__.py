@@ -18,23 +18,29 @@ from shipway.spec.model import (
     TrainSection,
 )
 from shipway.spec.parameters import dump_section, load_gates, load_section, load_split, load_train
+from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, VertexSection
 
 __all__ = [
     "METRICS",
+    "Accelerator",
     "ColumnSplit",
     "DataSection",
     "EvaluateSection",
     "FeaturesSection",
     "GateRule",
     "HashSplit",
+    "KubeflowSection",
     "ModelSpec",
     "SchemaSection",
     "SklearnTrain",
     "SplitSection",
+    "Stage",
+    "StageResources",
     "Task",
     "TimeSplit",
     "TorchTrain",
     "TrainSection",
+    "VertexSection",
     "dump_section",
     "higher_is_better",
     "load_gates",

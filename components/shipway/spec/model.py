@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shipway.spec.metrics import LATENCY, Task, metric_names
+from shipway.spec.resources import KubeflowSection, Stage, StageResources, VertexSection
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -215,7 +216,7 @@ class GateRule(Section):
 
 
 class ModelSpec(Section):
-    """One model: its data, schema, split, features, training, evaluation and gates."""
+    """One model: its data, schema, split, features, training, evaluation, gates, and where its pipeline runs."""
 
     name: str = Field(pattern=_NAME, description="Lower-case letters, digits and dashes; names the registry entry too.")
     task: Task
@@ -228,6 +229,11 @@ class ModelSpec(Section):
     gates: list[GateRule] = Field(
         default_factory=list, description="All must hold for a blessing; without any there is no blessing."
     )
+    resources: dict[Stage, StageResources] = Field(
+        default_factory=dict, description="Step -> what its container gets; `default` is for every step."
+    )
+    kubeflow: KubeflowSection = Field(default_factory=lambda: KubeflowSection(ttl="7d"))
+    vertex: VertexSection = Field(default_factory=lambda: VertexSection(location="us-central1"))
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSpec:
