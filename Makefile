@@ -7,17 +7,25 @@ SPEC ?= pipelines/examples/flights/shipway.yaml
 RUNNER ?= subprocess
 ARGS ?=
 LOCK := containers/requirements.lock
-UV_VERSION := 0.13.9
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' containers/build.lock)
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 READY := .venv/.ready
 # Two at a time, a file in one process: most tests wait for processes of their own.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup run test test-fast lint format compile serve down lock clean
+# Images: what they are built on, torch for CUDA or for CPU only (with the place of its wheel), and whose project is in them.
+BASE_IMAGE ?=
+TORCH ?= cuda
+WHEELS ?=
+PROJECT ?= $(patsubst %/,%,$(dir $(SPEC)))
+REPOSITORY ?= shipway
+IMAGES := $(PYTHON) containers/images.py
+
+.PHONY: help setup run test test-fast lint format compile images push bench-images serve down lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv from the committed lock, with uv (installed to .tools if absent)
 
@@ -34,8 +42,8 @@ $(READY): $(LOCK) pyproject.toml | $(if $(findstring .tools,$(UV)),.tools/bin/uv
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: $(READY) ## train, judge, register and serve the example (SPEC=..., RUNNER=subprocess|docker, ARGS=...)
-	@$(BIN)/shipway run $(SPEC) --runner $(RUNNER) $(ARGS)
+run: $(READY) $(if $(filter docker,$(RUNNER)),images) ## train, judge, register and serve the example (SPEC=..., RUNNER=subprocess|docker, ARGS=...)
+	@$(BIN)/shipway run $(SPEC) --runner $(RUNNER) --repository $(REPOSITORY) $(ARGS)
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST)
@@ -48,6 +56,7 @@ lint: $(READY) ## check style, types, layers, YAML and the examples' specs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/hadolint containers/Dockerfile
 	$(BIN)/yamllint --strict --config-file .ci/yamllint.yaml pipelines .ci .github
 	for spec in pipelines/examples/*/shipway.yaml; do $(BIN)/shipway spec check $$spec || exit 1; done
 
@@ -55,8 +64,18 @@ format: $(READY) ## put the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compile: $(READY) ## compile the training pipeline to build/pipelines/training.yaml
-	$(BIN)/shipway compile $(SPEC) --output build/pipelines/training.yaml
+compile: $(READY) ## compile every example's pipelines to build/pipelines/EXAMPLE/ (ARGS=--target vertex ...)
+	@for spec in pipelines/examples/*/shipway.yaml; do \
+	  $(BIN)/shipway compile $$spec --output build/pipelines/$$(basename $$(dirname $$spec))/training.yaml $(ARGS) || exit 1; done
+
+images: ## build the container images (PROJECT=folder for /opt/project, TORCH=cuda|cpu, WHEELS=, BASE_IMAGE=)
+	@$(IMAGES) build --repository "$(REPOSITORY)" --project "$(PROJECT)" --torch "$(TORCH)" --wheels "$(WHEELS)" --base "$(BASE_IMAGE)"
+
+push: ## push the images to REGISTRY and write build/images.json, their names with digests
+	@$(IMAGES) push --repository "$(REPOSITORY)" --registry "$(or $(REGISTRY),$(error REGISTRY=... says where to push))"
+
+bench-images: $(READY) ## print the images' sizes and what they cost to start (after make images SPEC=the penguins' spec)
+	@$(BIN)/python containers/bench.py --repository "$(REPOSITORY)" --tag "$$($(BIN)/shipway version)"
 
 serve: $(READY) ## serve the staged model of SPEC in the foreground (MODEL=name[@version])
 	$(BIN)/shipway serve $(or $(MODEL),$(shell sed -n 's/^name: *//p' $(SPEC)))
@@ -64,9 +83,8 @@ serve: $(READY) ## serve the staged model of SPEC in the foreground (MODEL=name[
 down: $(READY) ## stop the staging endpoints that runs left behind
 	$(BIN)/shipway down
 
-lock: | $(if $(findstring .tools,$(UV)),.tools/bin/uv) ## resolve the dependencies anew into the lock file
-	$(UV) pip compile --quiet --universal --generate-hashes --all-extras --group dev --python-version 3.11 \
-	  --no-header --output-file $(LOCK) pyproject.toml
+lock: | $(if $(findstring .tools,$(UV)),.tools/bin/uv) ## resolve the dependencies anew into the lock files, the images' too
+	$(PYTHON) containers/lock.py --uv $(UV)
 
 clean: ## remove what runs and builds left (not .venv): runs, state, registry; stops the endpoints first
 	@if [ -x $(BIN)/shipway ] && [ -d .shipway ]; then $(BIN)/shipway down; fi

@@ -30,6 +30,9 @@ def component(image: str = "components") -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
+        if not hasattr(dsl, "component"):
+            # An image has kfp's runtime only, which runs plain functions: see shipway.platforms.steps.
+            return function
         return dsl.component(function, base_image=image_name(image), packages_to_install=[], install_kfp_package=False)
 
     return decorate

@@ -3,17 +3,7 @@
 from kfp import dsl
 
 from shipway import components
-from shipway.lineage.code import CODE_VARIABLE, code_digest
-
-
-def pure(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
-    """Marks a step whose outputs follow from its inputs and its code: taken from the cache while both are the same."""
-    return task.set_env_variable(CODE_VARIABLE, code_digest(stage))
-
-
-def effect(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Marks a step that looks at or changes the world outside: never taken from the cache."""
-    return task.set_caching_options(False)
+from shipway_pipelines.tasks import effect, pure
 
 
 @dsl.pipeline(name="training", description="Validates, trains, judges, registers and stages one model.")
@@ -30,8 +20,9 @@ def training(
     spec_digest: str,
     source: str = "",
     fingerprint: str = "",
+    endpoint: str = "",
 ) -> None:
-    """Trains a model and ships it to staging when its gates hold.
+    """Trains a model, and registers and stages it when its gates hold.
 
     Args:
         name: The model's name in the registry.
@@ -46,15 +37,17 @@ def training(
         spec_digest: Digest of the whole spec, for lineage.
         source: URI of the rows, instead of the one the spec names.
         fingerprint: What the source held when the run was submitted; a change makes ingest run again.
+        endpoint: Where the registered model is staged and smoke-tested: "local" for a server on the machine that runs
+            the steps. Empty: nowhere, the run ends when the model is registered.
     """
     outcome = effect(components.report(name=name))
     with dsl.ExitHandler(outcome, name="run"):
-        rows = pure(components.ingest(data=data, source=source, fingerprint=fingerprint), "ingest")
-        validation = pure(components.validate(dataset=rows.outputs["dataset"], data_schema=data_schema), "validate")
+        rows = pure(components.ingest(data=data, source=source, fingerprint=fingerprint))
+        validation = pure(components.validate(dataset=rows.outputs["dataset"], data_schema=data_schema))
         admission = effect(
             components.admit(findings=validation.outputs["findings"], verdict=validation.outputs["Output"])
         )
-        parts = pure(components.split(dataset=rows.outputs["dataset"], split=split, data=data), "split")
+        parts = pure(components.split(dataset=rows.outputs["dataset"], split=split, data=data))
         parts.after(admission)
         prepared = pure(
             components.featurize(
@@ -66,7 +59,6 @@ def training(
                 data_schema=data_schema,
                 features=features,
             ),
-            "featurize",
         )
         trained = pure(
             components.train(
@@ -77,9 +69,8 @@ def training(
                 statistics=prepared.outputs["statistics"],
                 train=train,
             ),
-            "train",
         )
-        reigning = effect(components.champion(name=name)).after(trained)
+        reigning = effect(components.champion(name=name), retried=True).after(trained)
         judged = pure(
             components.evaluate(
                 model=trained.outputs["model"],
@@ -88,11 +79,9 @@ def training(
                 data=data,
                 champion=reigning.outputs["Output"],
             ),
-            "evaluate",
         )
         verdict = pure(
             components.gate(evaluation=judged.outputs["evaluation"], model=trained.outputs["model"], gates=gates),
-            "gate",
         )
         with dsl.If(verdict.outputs["Output"] == "blessed", name="blessed"):
             registered = effect(
@@ -103,7 +92,10 @@ def training(
                     name=name,
                     data_version=rows.outputs["Output"],
                     spec_digest=spec_digest,
-                )
+                ),
+                retried=True,
             )
-            staged = effect(components.deploy(release=registered.outputs["release"]))
-            effect(components.smoke(release=registered.outputs["release"], deployment=staged.outputs["deployment"]))
+            release = registered.outputs["release"]
+            with dsl.If(endpoint == "local", name="staging"):
+                staged = effect(components.deploy(release=release), retried=True)
+                effect(components.smoke(release=release, deployment=staged.outputs["deployment"]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shipway import __version__
+from shipway.cli import cluster
 from shipway.errors import InputError, ShipwayError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ spec_app = typer.Typer(help="Check a spec, or get its JSON Schema.", no_args_is_
 models_app = typer.Typer(help="Look at the registry.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(models_app, name="models")
+app.add_typer(cluster.schedule_app, name="schedule")
+app.command()(cluster.submit)
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file; its folder is the project.")]
 SettingOption = Annotated[
@@ -34,6 +37,9 @@ SettingOption = Annotated[
 StateOption = Annotated[
     Path, typer.Option("--state", help="Folder of what outlives a run: cache, registry, checkpoints, endpoints.")
 ]
+RepositoryOption = Annotated[str, typer.Option(help="What stands before an image's name.")]
+TagOption = Annotated[str, typer.Option(help="The images' tag.")]
+ImagesOption = Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")]
 
 
 @app.command()
@@ -45,14 +51,20 @@ def run(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder that gets a folder a run.")] = Path("runs"),
     state: StateOption = Path(".shipway"),
+    repository: RepositoryOption = "shipway",
+    tag: TagOption = __version__,
+    images: ImagesOption = None,
 ) -> None:
     """Run the training pipeline on this machine, from raw rows to a served model."""
+    from shipway.platforms.compile import Images
     from shipway.platforms.local import RunOptions
     from shipway.platforms.local import run as run_locally
 
     if runner not in ("subprocess", "docker"):
         raise InputError(f"--runner: expected subprocess or docker, found {runner!r}")
-    options = RunOptions(spec, runner, data, setting or [], not no_cache, runs, state)
+    options = RunOptions(
+        spec, runner, data, setting or [], not no_cache, runs, state, Images.read(images, repository, tag)
+    )
     summary = run_locally(options)
     raise typer.Exit(summary.exit_code)
 
@@ -60,21 +72,33 @@ def run(
 @app.command(name="compile")
 def compile_(
     spec: SpecArgument,
-    output: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("build/pipelines/training.yaml"),
+    output: Annotated[
+        Path | None, typer.Option(help="The YAML file to write; default: build/pipelines/NAME/training.yaml.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="kubeflow or vertex: whose machines and settings are used.")] = "kubeflow",
     setting: SettingOption = None,
-    repository: Annotated[str, typer.Option(help="What stands before an image's name.")] = "shipway",
-    tag: Annotated[str, typer.Option(help="The images' tag.")] = __version__,
-    images: Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")] = None,
+    repository: RepositoryOption = "shipway",
+    tag: TagOption = __version__,
+    images: ImagesOption = None,
 ) -> None:
     """Compile the training pipeline to YAML for Kubeflow or Vertex."""
     from shipway.platforms.arguments import check_columns
     from shipway.platforms.compile import Images, compile_training
 
+    if target not in ("kubeflow", "vertex"):
+        raise InputError(f"--target: expected kubeflow or vertex, found {target!r}")
     loaded = _load(spec, setting)
     check_columns(loaded, spec)
-    names = Images.from_file(images, repository, tag) if images else Images(repository, tag)
-    compile_training(loaded, output, names)
-    typer.echo(f"wrote {output}")
+    names = Images.read(images, repository, tag)
+    path = output or Path("build/pipelines") / loaded.name / "training.yaml"
+    compile_training(loaded, path, names, target="vertex" if target == "vertex" else "kubeflow")
+    typer.echo(f"wrote {path}")
+    if target == "vertex":
+        from shipway.platforms.submission import Submission
+        from shipway.platforms.vertex_job import warnings
+
+        for line in warnings(Submission(loaded, f"{loaded.name}-training", path.read_text(), "", {}, "")):
+            typer.echo(f"note: {line}", err=True)
 
 
 @spec_app.command(name="check")
@@ -157,6 +181,16 @@ def serve(
     sys.stdout.flush()
     # The server takes this process's place, so that signals reach it.
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def step(context: typer.Context) -> None:
+    """Run one stage as a plain command: paths and JSON in, paths out."""
+    from shipway.cli.step import main as run_step
+
+    raise typer.Exit(run_step(context.args))
 
 
 @app.command()

@@ -1,18 +1,33 @@
 """Compiles pipelines to the one YAML that runs everywhere."""
 
+import importlib
 import json
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shipway import __version__
 from shipway.component import IMAGES, image_name
 from shipway.errors import InputError
 from shipway.lineage.files import write_text
 from shipway.platforms.arguments import pipeline_arguments
+from shipway.platforms.kubernetes import run_settings, use_on_kubernetes
+from shipway.platforms.machines import use_on_kubeflow, use_on_vertex
 from shipway.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from kfp import dsl
+
+    from shipway_pipelines.tasks import Step
+
+Target = Literal["local", "kubeflow", "vertex"]
+_ENDINGS = (".yaml", ".yml", ".json")
+_OWN_IMAGES = {image_name(image): image for image in IMAGES}
+# `make push` names these too; no step runs in them.
+_OTHER_IMAGES = ("server", "trigger")
 
 
 @dataclass(frozen=True)
@@ -46,14 +61,35 @@ class Images:
             raise InputError(
                 f"{path}: expected a JSON object of image to full name, as {{'components': 'repo@sha256:...'}}"
             )
-        unknown = sorted(set(pushed) - set(IMAGES))
+        unknown = sorted(set(pushed) - {*IMAGES, *_OTHER_IMAGES})
         if unknown:
             raise InputError(f"{path}: unknown image {unknown[0]!r}; there are {', '.join(IMAGES)}")
         return cls(repository, tag, pushed)
 
+    @classmethod
+    def read(cls, path: Path | None, repository: str, tag: str) -> "Images":
+        """Returns the names that `images.json` gives, where there is one, and else those of a repository and a tag."""
+        return cls.from_file(path, repository, tag) if path else cls(repository, tag)
+
     def name(self, image: str) -> str:
         """Returns the full name of an image."""
         return self.pushed.get(image) or image_name(image, self.repository, self.tag)
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """A pipeline of `shipway_pipelines`.
+
+    Attributes:
+        function: Where it is, as MODULE:NAME.
+        arguments: Makes its parameters' defaults of a spec.
+    """
+
+    function: str
+    arguments: Callable[[ModelSpec], dict[str, str]]
+
+
+PIPELINES = {"training": _Pipeline("shipway_pipelines.training:training", pipeline_arguments)}
 
 
 def compile_training(
@@ -61,37 +97,103 @@ def compile_training(
     path: Path,
     images: Images | None = None,
     *,
-    target: Literal["kubeflow", "vertex"] = "kubeflow",
+    target: Target = "kubeflow",
     fresh_data: bool = False,
 ) -> None:
-    """Compiles the training pipeline of a spec to a YAML file.
+    """Compiles the training pipeline of a spec; see `compile_pipeline`."""
+    compile_pipeline("training", spec, path, images, target=target, fresh_data=fresh_data)
 
-    The spec's sections become the parameters' defaults, so that the file runs as it is from a UI or a schedule.
+
+def compile_pipeline(
+    name: str,
+    spec: ModelSpec,
+    path: Path,
+    images: Images | None = None,
+    *,
+    target: Target = "kubeflow",
+    fresh_data: bool = False,
+) -> None:
+    """Compiles a pipeline for a spec to a YAML file.
+
+    The spec's sections become the parameters' defaults, so that the file runs as it is from a UI or a schedule. What
+    the spec asks of Kubernetes alone goes into a second document; the first is the same with and without it.
 
     Args:
+        name: One of `PIPELINES`.
         spec: The spec; its project folder is the current one.
-        path: Where the YAML goes; written atomically.
+        path: Where the YAML goes; written atomically. With the ending .json it is JSON, which holds one document only.
         images: How images are named.
-        target: The platform whose names of machines and accelerators are used; elsewhere they do not matter.
+        target: The platform whose machines, accelerators and settings are used; `local` uses none.
         fresh_data: Whether every run reads its data anew, as a scheduled one does, instead of taking them from a cache.
 
     Raises:
-        InputError: A file that the spec names does not exist, or `path` cannot be written.
+        InputError: A file that the spec names does not exist, the platform has no machine like that, or `path` cannot
+            be written.
     """
-    from kfp import compiler
+    from kfp import compiler, dsl
 
-    from shipway_pipelines.training import training
+    from shipway_pipelines.tasks import customised
 
-    arguments = pipeline_arguments(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(
-            training, str(draft), pipeline_name=f"{spec.name}-training", pipeline_parameters=arguments
+    if path.suffix not in _ENDINGS:
+        raise InputError(f"{path}: expected a file that ends in {', '.join(_ENDINGS)}")
+    pipeline = PIPELINES[name]
+    module, _, function = pipeline.function.partition(":")
+    written = getattr(importlib.import_module(module), function)
+    settings = _Settings(spec, images or Images(), target, fresh_data)
+    with customised(settings):
+        # kfp fixes a pipeline's steps when it is built, so it is built anew for these settings.
+        built = dsl.pipeline(
+            written.pipeline_func,
+            name=name,
+            description=written.description,
+            pipeline_config=run_settings(spec.kubeflow) if target == "kubeflow" else None,
         )
-        text = draft.read_text()
-    for image in IMAGES:
-        text = text.replace(f"image: {image_name(image)}\n", f"image: {(images or Images()).name(image)}\n")
+    text = _written(compiler.Compiler(), built, f"{spec.name}-{name}", pipeline.arguments(spec), path)
     try:
         write_text(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot write the compiled pipeline: {error.strerror}") from error
+
+
+def _written(compiler: Any, pipeline: Any, name: str, parameters: dict[str, str], path: Path) -> str:
+    """Returns the compiled text, in the form that the path's ending names."""
+    if path.suffix == ".json" and pipeline.platform_spec.platforms:
+        raise InputError(
+            f"{path}: JSON holds one document, and the spec's settings for Kubernetes need a second one; "
+            "compile to .yaml"
+        )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # kfp calls JSON deprecated; as a guard against a second document it serves.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        draft = Path(folder) / f"pipeline{path.suffix}"
+        compiler.compile(pipeline, str(draft), pipeline_name=name, pipeline_parameters=parameters)
+        return draft.read_text()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Gives every step of a pipeline what the spec asks for it, in the words of one platform."""
+
+    spec: ModelSpec
+    images: Images
+    target: Target
+    fresh_data: bool
+
+    def __call__(self, task: "dsl.PipelineTask", step: "Step") -> None:
+        resources = self.spec.resources_of(step.name)
+        task.set_container_image(self.images.name(resources.image or _OWN_IMAGES[task.container_spec.image]))
+        if self.fresh_data and step.name == "ingest":
+            task.set_caching_options(False)
+        if self.target == "kubeflow":
+            use_on_kubeflow(task, resources)
+            use_on_kubernetes(task, step.name, resources, self.spec.kubeflow)
+            self._retry(task, step.retried or bool(resources.spot), self.spec.kubeflow.retries)
+        elif self.target == "vertex":
+            use_on_vertex(task, step.name, resources)
+            for variable, value in self.spec.vertex.variables.items():
+                task.set_env_variable(variable, value)
+            self._retry(task, step.retried, self.spec.vertex.retries)
+
+    def _retry(self, task: "dsl.PipelineTask", wanted: bool, retries: int) -> None:
+        if wanted and retries:
+            task.set_retry(retries, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s")

@@ -6,10 +6,11 @@ import fcntl
 import json
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +22,9 @@ from shipway.lineage.git import git_sha
 from shipway.lineage.project import PROJECT_VARIABLE, RUN_FOLDER_VARIABLE, RUN_VARIABLE, STATE_VARIABLE
 from shipway.lineage.steps import LIFELINE_FILE, RECORD_FILE, StepRecord, read_record
 from shipway.platforms.arguments import check_columns, pipeline_arguments
-from shipway.platforms.compile import compile_training
+from shipway.platforms.compile import Images, compile_training
 from shipway.platforms.display import Display
+from shipway.platforms.docker import Sandbox, check_images, containers
 from shipway.platforms.events import Event, EventStream
 from shipway.report.run import write_report
 from shipway.report.summary import RUN_FILE, SUMMARY_FILE, RunInfo, StepState, Summary, write_steps
@@ -46,6 +48,7 @@ class RunOptions:
         cache: Whether steps may be taken from the cache.
         runs: Folder that holds a folder a run.
         state: Folder of what outlives a run: cache, artifacts, registry, checkpoints, endpoints.
+        images: How images are named, for the runner `docker`.
     """
 
     spec: Path
@@ -55,6 +58,7 @@ class RunOptions:
     cache: bool = True
     runs: Path = Path("runs")
     state: Path = Path(".shipway")
+    images: Images = field(default_factory=Images)
 
 
 def run(options: RunOptions, display: Display | None = None) -> Summary:
@@ -84,8 +88,8 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
     fingerprint = _fingerprint(spec, source)
     _writable(options.state)
     _writable(options.runs)
-    if options.runner == "docker":
-        _check_docker(spec)
+    # By id, so that a cached step is taken again only while its image is the same.
+    images = check_images(options.images, project) if options.runner == "docker" else None
     with show, _only_run(options.state, show):
         run_id = _new_run_id(spec.name)
         folder = (options.runs / run_id).absolute()
@@ -100,11 +104,14 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
             spec_digest=arguments["spec_digest"],
         )
         write_json(folder / RUN_FILE, info.model_dump())
-        compile_training(spec, folder / PIPELINE_FILE)
+        compile_training(spec, folder / PIPELINE_FILE, images, target="local")
         show.say(f"run {run_id}  ({options.spec})", "bold")
-        arguments |= {"source": source, "fingerprint": fingerprint or run_id}
-        with _environment(folder, run_id, info.code_version):
-            watch = _execute(folder, arguments, options, show)
+        arguments |= {"source": source, "fingerprint": fingerprint or run_id, "endpoint": "local"}
+        with (
+            _environment(folder, run_id, info.code_version),
+            _runner(options, spec, folder, source, images) as runner,
+        ):
+            watch = _execute(folder, arguments, options, runner, show)
         write_steps(folder, watch.steps)
         if watch.crash and not (folder / SUMMARY_FILE).is_file():
             show.say(f"the runner itself failed: {watch.crash}", "red")
@@ -176,7 +183,7 @@ class _Watch:
         return None
 
 
-def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, show: Display) -> _Watch:
+def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, runner: Any, show: Display) -> _Watch:
     from kfp import components, local
 
     state = options.state.absolute()
@@ -184,7 +191,7 @@ def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, show:
     watch = _Watch(folder, artifacts, cache, show)
     write_steps(folder, [])
     local.init(
-        runner=_runner(options, folder),
+        runner=runner,
         pipeline_root=str(artifacts),
         raise_on_error=True,
         enable_caching=options.cache,
@@ -241,40 +248,25 @@ def _captured(stream: Any) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _runner(options: RunOptions, folder: Path) -> Any:
+@contextlib.contextmanager
+def _runner(options: RunOptions, spec: ModelSpec, folder: Path, source: str, images: Images | None) -> Iterator[Any]:
+    """Gives what kfp runs steps with."""
     from kfp import local
 
-    if options.runner == "subprocess":
-        return local.SubprocessRunner(use_venv=False)
-    import docker
-
-    project = options.spec.absolute().parent
-    state = options.state.absolute()
-    mounts = [docker.types.Mount(str(path), str(path), type="bind") for path in (state, folder)]
-    mounts.append(docker.types.Mount(str(project), str(project), type="bind", read_only=True))
-    names = (PROJECT_VARIABLE, STATE_VARIABLE, RUN_VARIABLE, RUN_FOLDER_VARIABLE, "MLFLOW_TRACKING_URI")
-    environment = {name: os.environ[name] for name in names if name in os.environ}
-    return local.DockerRunner(mounts=mounts, environment=environment, network_mode="host")
-
-
-def _check_docker(spec: ModelSpec) -> None:
-    """Refuses a Docker run that cannot begin.
-
-    Raises:
-        InputError: Docker is not running here, or one of the images is missing.
-    """
-    import docker
-
-    from shipway.component import IMAGES, image_name
-
-    try:
-        client = docker.from_env()
-        present = {tag for image in client.images.list() for tag in image.tags}
-    except docker.errors.DockerException as error:
-        raise InputError(f"--runner docker: no Docker engine answers here ({error})") from error
-    missing = [image_name(image) for image in IMAGES if image_name(image) not in present]
-    if missing:
-        raise InputError(f"--runner docker: model {spec.name!r} needs image {missing[0]}, which is not on this machine")
+    if images is None:
+        yield local.SubprocessRunner(use_venv=False)
+        return
+    # Short, as a socket's path may have 108 characters at most.
+    with tempfile.TemporaryDirectory(prefix="shipway-") as launch:
+        sandbox = Sandbox(
+            project=options.spec.absolute().parent,
+            state=options.state.absolute(),
+            run=folder,
+            launcher=Path(launch) / "launch.sock",
+            data=source or spec.data.uri,
+        )
+        with containers(images, sandbox) as runner:
+            yield runner
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from shipway.spec.model import (
     TrainSection,
 )
 from shipway.spec.parameters import dump_section, load_gates, load_section, load_split, load_train
-from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, VertexSection
+from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, Step, VertexSection
 
 __all__ = [
     "METRICS",
@@ -36,6 +36,7 @@ __all__ = [
     "SplitSection",
     "Stage",
     "StageResources",
+    "Step",
     "Task",
     "TimeSplit",
     "TorchTrain",

@@ -1,9 +1,10 @@
 """Reads a spec file; every fault is told with its path in the spec, the line, what was found and what was expected."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from shipway.errors import InputError, SpecError
 from shipway.spec.model import ModelSpec
+from shipway.spec.resources import FORMS
 
 Path_ = tuple[str | int, ...]
 
@@ -140,6 +142,8 @@ def _repeated_keys(node: yaml.Node | None, where: Path_ = ()) -> list[tuple[Path
 def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
     # A discriminated union puts its tag into the location; the spec has no such level.
     where = _without_tags(fault["loc"])
+    is_key = where[-1:] == (_KEY,)
+    where = where[:-1] if is_key else where
     near = where
     while near and near not in lines:
         near = near[:-1]
@@ -158,8 +162,28 @@ def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
     if kind == "value_error":
         path = f"{_dotted(where)}: " if where else ""
         return "\n".join(f"{_line_of(file, line, lines, prefix)}: {path}{line}" for line in message.splitlines())
+    return f"{prefix}: {_expected(where, fault, message, is_key)}"
+
+
+def _expected(where: Path_, fault: ErrorDetails, message: str, is_key: bool) -> str:
+    """Explains a value, or a mapping's key, of the wrong type or form."""
+    if fault["type"] == "literal_error":
+        return _choice(where, fault, is_key)
+    form = FORMS.get(fault.get("ctx", {}).get("pattern", ""))
     expected = message.replace("Input should be", "expected").replace("String should match", "expected text matching")
-    return f"{prefix}: {_dotted(where)}: {expected}, found {_shown(fault['input'])}"
+    return f"{_dotted(where)}: {f'expected {form}' if form else expected}, found {_shown(fault['input'])}"
+
+
+def _choice(where: Path_, fault: ErrorDetails, is_key: bool) -> str:
+    """Explains a value, or a mapping's key, that is none of those that there are."""
+    expected, found = str(fault["ctx"]["expected"]), fault["input"]
+    choices = re.findall(r"'([^']*)'", expected)
+    same = [choice for choice in choices if choice.lower() == str(found).lower()]
+    close = same or difflib.get_close_matches(str(found), choices, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(choices)}"
+    if is_key:
+        return f"{_dotted(where)}: unknown key; {hint}"
+    return f"{_dotted(where)}: expected {expected}, found {_shown(found)}{f'; {hint}' if close else ''}"
 
 
 def _line_of(file: Path, message: str, lines: dict[Path_, int], default: str) -> str:
@@ -172,6 +196,8 @@ def _line_of(file: Path, message: str, lines: dict[Path_, int], default: str) ->
     return default
 
 
+# What pydantic puts into the location of a mapping's own key.
+_KEY = "[key]"
 _TAGS = {"split": {"time", "hash", "column"}, "train": {"torch", "sklearn"}}
 
 
@@ -183,13 +209,17 @@ def _without_tags(location: Path_) -> Path_:
 
 def _known_keys(where: Path_, location: Path_) -> list[str]:
     kind: Any = ModelSpec
+    in_mapping = False
     for key in where:
-        if isinstance(key, int):
+        if isinstance(key, int) or in_mapping:
+            # An entry of a list, or one of a mapping whose keys are the user's: `kind` is what each holds.
+            in_mapping = False
             continue
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []
         fields = {info.alias or name: info.annotation for name, info in kind.model_fields.items()}
         annotation = fields.get(str(key))
+        in_mapping = get_origin(annotation) is dict
         options = [option for option in _flat(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
         tagged = [option for option in options if _tag(option) in location]
         kind = next(iter(tagged or options), None)

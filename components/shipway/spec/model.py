@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shipway.spec.metrics import LATENCY, Task, metric_names
-from shipway.spec.resources import KubeflowSection, Stage, StageResources, VertexSection
+from shipway.spec.resources import (
+    KubeflowSection,
+    Stage,
+    StageResources,
+    Step,
+    VertexSection,
+    check_resources,
+    resources_of,
+)
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -232,7 +240,7 @@ class ModelSpec(Section):
     resources: dict[Stage, StageResources] = Field(
         default_factory=dict, description="Step -> what its container gets; `default` is for every step."
     )
-    kubeflow: KubeflowSection = Field(default_factory=lambda: KubeflowSection(ttl="7d"))
+    kubeflow: KubeflowSection = Field(default_factory=lambda: KubeflowSection(ttl=None))
     vertex: VertexSection = Field(default_factory=lambda: VertexSection(location="us-central1"))
 
     @model_validator(mode="after")
@@ -257,9 +265,17 @@ class ModelSpec(Section):
                 problems.append(f"{where}: a latency takes min or max only")
             if rule.slice is not None and rule.slice not in self.evaluate.slices:
                 problems.append(f"{where}.slice: {rule.slice!r} is not one of evaluate.slices {self.evaluate.slices}")
+        image = self.resources_of("train").image
+        if isinstance(self.train, TorchTrain) and image not in (None, "trainer"):
+            problems.append(f"resources.train.image: trainer torch needs image trainer, found {image!r}")
+        problems += check_resources(self.resources, self.kubeflow.retries)
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def resources_of(self, step: Step) -> StageResources:
+        """Returns what a step's container gets: its own settings over the default's."""
+        return resources_of(self.resources, step)
 
     def excluded_columns(self) -> list[str]:
         """Returns the columns that can never be features: label, key, time and those dropped."""

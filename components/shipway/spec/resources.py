@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Stage = Literal[
-    "default",
+Step = Literal[
     "ingest",
     "validate",
     "admit",
@@ -25,6 +24,9 @@ Stage = Literal[
     "smoke",
     "report",
 ]
+Stage = Literal["default", Step]
+# Steps that look at or change the world outside; what they do is not undone when their node is taken away.
+EFFECTS: tuple[Step, ...] = ("admit", "champion", "register", "deploy", "smoke", "report")
 AcceleratorType = Literal["T4", "L4", "P100", "V100", "A100", "A100-80GB", "H100"]
 
 
@@ -32,13 +34,41 @@ def _as_text(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-# Kubernetes' own forms: 500m or 2 or 0.5 of a core; bytes with a binary or decimal suffix.
-Cpu = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^([1-9][0-9]*m|[0-9]*\.?[0-9]+)$")]
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|K|M|G|T)$")]
-Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]*(s|m|h|d)$")]
+_CPU = r"^([1-9][0-9]*m?|[0-9]*\.[0-9]*[1-9][0-9]*|[1-9][0-9]*\.[0-9]+)$"
+_MEMORY = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|K|M|G|T)$"
+_DURATION = r"^[1-9][0-9]*(s|m|h|d)$"
+# What a person is told instead of the pattern.
+FORMS = {
+    _CPU: "cores, as 2, 0.5 or 500m",
+    _MEMORY: "a number and Ki, Mi, Gi, Ti, K, M, G or T, as 4Gi",
+    _DURATION: "a number and s, m, h or d, as 90m",
+}
+Cpu = Annotated[str, BeforeValidator(_as_text), Field(pattern=_CPU)]
+Memory = Annotated[str, BeforeValidator(_as_text), Field(pattern=_MEMORY)]
+Duration = Annotated[str, BeforeValidator(_as_text), Field(pattern=_DURATION)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def duration_seconds(duration: str) -> int:
+    """Returns the seconds of a duration as `90m`."""
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
+
+
+def memory_bytes(memory: str) -> int:
+    """Returns the bytes of a size as `4Gi`."""
+    digits = memory.rstrip("KMGTi")
+    return int(digits) * _BYTES[memory.removeprefix(digits)]
+
+
+def cpu_cores(cpu: str) -> float:
+    """Returns the cores of `500m` or `2`."""
+    return float(cpu.removesuffix("m")) / (1000 if cpu.endswith("m") else 1)
 
 
 class PlatformPart(BaseModel):
@@ -82,13 +112,31 @@ class StageResources(PlatformPart):
     accelerator: Accelerator | None = None
     node_selector: dict[str, str] = Field(default_factory=dict, description="Kubeflow: labels of the node pool.")
     tolerations: list[Toleration] = Field(default_factory=list, description="Kubeflow: taints of the node pool.")
-    shared_memory: Memory | None = Field(None, description="Kubeflow: size of /dev/shm, for data loaders.")
-    spot: bool | None = Field(None, description="Kubeflow: run on spot (preemptible) nodes, and again when preempted.")
+    shared_memory: Memory | None = Field(
+        None, description="Kubeflow: size of /dev/shm, for data loaders; it counts as memory."
+    )
+    spot: bool | None = Field(
+        None,
+        description="Kubeflow: run on spot (preemptible) nodes, and again when preempted; "
+        "in `default` it is for the steps without effect outside.",
+    )
     timeout: Duration | None = Field(None, description="Kubeflow: the step is ended after this long, as 90m or 2h.")
-    machine_type: str | None = Field(None, description="Vertex: machine type of a step with an accelerator.")
+    machine_type: str | None = Field(
+        None, description="Vertex: the machine to ask for, of a step with an accelerator, instead of cpu and memory."
+    )
     image: Literal["components", "trainer"] | None = Field(
         None, description="Another of Shipway's images, as trainer for evaluating a package without ONNX graph."
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> StageResources:
+        if self.shared_memory and self.memory and memory_bytes(self.shared_memory) >= memory_bytes(self.memory):
+            raise ValueError(f"shared_memory {self.shared_memory} counts as memory, of which there is {self.memory}")
+        return self
+
+    def over(self, default: StageResources) -> StageResources:
+        """Returns these settings, with `default` for what they leave out."""
+        return default.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
 class SecretVariable(PlatformPart):
@@ -97,13 +145,21 @@ class SecretVariable(PlatformPart):
     variable: EnvironmentName
     secret: KubernetesName
     key: str
-    stages: list[Stage] = Field(default_factory=list, description="Default: every step.")
+    stages: list[Step] = Field(default_factory=list, description="Default: every step.")
 
 
 class Volume(PlatformPart):
     """A persistent volume claim for what outlives a step, as checkpoints; it is mounted at /var/shipway."""
 
     claim: KubernetesName
+
+
+class SecurityContext(PlatformPart):
+    """As whom the steps' containers run; Shipway's images are never root of themselves."""
+
+    run_as_non_root: Literal[True] = True
+    run_as_user: int | None = Field(None, ge=1, description="Default: the image's own user.")
+    run_as_group: int | None = Field(None, ge=1)
 
 
 class KubeflowSection(PlatformPart):
@@ -115,13 +171,18 @@ class KubeflowSection(PlatformPart):
     service_account: KubernetesName | None = None
     config_map: KubernetesName | None = Field(
         None,
-        description="Config map with MLFLOW_TRACKING_URI or AWS_ENDPOINT_URL, for every step.",
+        description="Config map with MLFLOW_TRACKING_URI and, if wanted, MLFLOW_S3_ENDPOINT_URL and AWS_ENDPOINT_URL, "
+        "for every step.",
     )
     secrets: list[SecretVariable] = Field(default_factory=list)
     volume: Volume | None = None
     image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
-    retries: int = Field(3, ge=0, le=10, description="How often a step with an outside effect is tried again.")
-    ttl: Duration | None = Field("7d", description="How long a finished run's pods are kept.")
+    security_context: SecurityContext | None = None
+    retries: int = Field(
+        3, ge=0, le=10, description="How often champion, register, deploy and steps on spot nodes are tried again."
+    )
+    deadline: Duration | None = Field(None, description="The run is ended after this long.")
+    ttl: Duration | None = Field(None, description="How long a finished run's pods are kept; default: the cluster's.")
 
 
 class VertexSection(PlatformPart):
@@ -138,3 +199,32 @@ class VertexSection(PlatformPart):
     variables: dict[EnvironmentName, str] = Field(
         default_factory=dict, description="Environment variables of the steps, as MLFLOW_TRACKING_URI; no secrets."
     )
+    retries: int = Field(3, ge=0, le=10, description="How often champion, register and deploy are tried again.")
+
+
+def check_resources(resources: dict[Stage, StageResources], retries: int) -> list[str]:
+    """Returns what cannot be meant in `resources`, a message each that begins with its path.
+
+    Args:
+        resources: The section.
+        retries: Kubeflow's retries, on which spot nodes rest.
+    """
+    problems: list[str] = []
+    if "default" in resources and resources["default"].accelerator:
+        problems.append("resources.default.accelerator: every step would get it; give it to train, or to evaluate")
+    for stage, own in resources.items():
+        where = f"resources.{stage}"
+        if own.machine_type and not own.accelerator:
+            problems.append(f"{where}.machine_type: belongs to an accelerator; without one, give cpu and memory")
+        if own.spot and stage in EFFECTS:
+            problems.append(f"{where}.spot: {stage} acts on the world outside and must not be cut off; leave it out")
+        if own.spot and not retries:
+            problems.append(f"{where}.spot: a preempted step needs kubeflow.retries, which is 0")
+    return problems
+
+
+def resources_of(resources: dict[Stage, StageResources], step: Step) -> StageResources:
+    """Returns what one step gets: its own settings over the default's."""
+    own = resources.get(step, StageResources())
+    merged = own.over(resources.get("default", StageResources()))
+    return merged if step not in EFFECTS else merged.model_copy(update={"spot": None})

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,10 @@ def test_an_unwritable_compile_target_is_refused(project: Path) -> None:
 
 def test_compile_writes_where_it_was_told(project: Path) -> None:
     assert shipway(project, "compile", "shipway.yaml").returncode == 0
-    assert (project / "build" / "pipelines" / "training.yaml").is_file()
+    name = yaml.safe_load((project / "shipway.yaml").read_text())["name"]
+    assert (project / "build" / "pipelines" / name / "training.yaml").is_file()
+    assert shipway(project, "compile", "shipway.yaml", "--output", "here.yaml").returncode == 0
+    assert (project / "here.yaml").is_file()
 
 
 def test_the_schema_for_editors_is_json(project: Path) -> None:
