@@ -18,9 +18,7 @@ import os
 import re
 import secrets
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 from shipway.endpoints.claim import Claimant, ClaimHeldError, claimant, is_held
 from shipway.endpoints.client import Answer, UnreachableError, call, json_bytes
 from shipway.endpoints.packages import check_blessed, local_package, package_folder
+from shipway.endpoints.process import start_process
 from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
@@ -51,10 +50,6 @@ _GRACE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 15
 _EXITS: dict[int, type[ShipwayError]] = {kind.exit_code: kind for kind in (InputError, ClaimHeldError)}
-_INHERITED = re.compile(
-    r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|PYTHONDONTWRITEBYTECODE|LD_LIBRARY_PATH|DYLD_\w+|"
-    r"OMP_NUM_THREADS|SSL_CERT_\w+"
-)
 
 
 class ServedRevision(BaseModel):
@@ -282,27 +277,15 @@ class LocalEndpoint:
         port = os.environ.get(PORT_VARIABLE, "") or "0"
         if not port.isdigit():
             raise InputError(f"{PORT_VARIABLE}: expected a port, found {port!r}")
-        command = [
-            *self._command,
+        instance = secrets.token_hex(8)
+        arguments = [
             *("--package", revision.package, "--name", self.name, "--version", revision.version),
             *("--digest", revision.digest, "--host", _HOST, "--port", port, "--prefer-port", str(state.port)),
             *("--token-file", str(self._file("token")), "--state-file", str(self._claim)),
-            *("--instance", secrets.token_hex(8)),
+            *("--instance", instance),
         ]
-        environment = {key: value for key, value in os.environ.items() if _INHERITED.fullmatch(key)}
         log = self._file("log")
-        with _private(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND) as handle:
-            process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=handle,
-                start_new_session=True,
-            )
-        # The server outlives this process; while both live, somebody has to take note of its end.
-        threading.Thread(target=process.wait, name=f"wait-{self.name}", daemon=True).start()
+        process = start_process(self._command, arguments, self._folder, log)
         deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             code = process.returncode
@@ -311,8 +294,9 @@ class LocalEndpoint:
                 raise kind(
                     f"{self.name} version {revision.version}: the server ended at once (exit {code}){_tail(log)}"
                 )
-            live = self.status() if is_held(self._claim) else None
-            if live is not None and live.pid == process.pid and live.ready:
+            holder = claimant(self._claim)
+            live = self.status() if holder is not None and holder.instance == instance else None
+            if live is not None and live.ready:
                 self._write(self._read().model_copy(update={"port": int(live.url.rpartition(":")[2])}))
                 return
             time.sleep(_POLL_SECONDS)
@@ -417,13 +401,3 @@ def _tail(log: Path) -> str:
     except OSError:
         lines = []
     return "; its log:\n" + "\n".join(f"  {line}" for line in lines) if lines else "; its log is empty"
-
-
-@contextlib.contextmanager
-def _private(path: Path, flags: int) -> Iterator[int]:
-    handle = os.open(path, flags, 0o600)
-    try:
-        os.fchmod(handle, 0o600)
-        yield handle
-    finally:
-        os.close(handle)

@@ -136,7 +136,7 @@ def _hold_lifeline() -> None:
     path = Path(folder) / LIFELINE_FILE
     if not path.is_file():
         return
-    handle = os.open(path, os.O_RDWR)
+    handle = os.open(path, os.O_RDONLY)
 
     def wait() -> None:
         fcntl.flock(handle, fcntl.LOCK_SH)

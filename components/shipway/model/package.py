@@ -377,7 +377,9 @@ def _hard_cases(inputs: Sequence[InputColumn], row: pl.DataFrame) -> list[tuple[
 
 
 def _libraries(trainer: str) -> dict[str, str]:
-    return {name: metadata.version(name) for name in sorted((*_ALWAYS, *_LIBRARIES.get(trainer, ())))}
+    # Without a build's own label: torch's builds for CPU and CUDA make the same model, and PyPI knows no 2.13.0+cpu.
+    names = sorted((*_ALWAYS, *_LIBRARIES.get(trainer, ())))
+    return {name: metadata.version(name).partition("+")[0] for name in names}
 
 
 def _write_mlmodel(work: Path, info: PackageInfo, golden: pl.DataFrame) -> None:
@@ -388,7 +390,8 @@ def _write_mlmodel(work: Path, info: PackageInfo, golden: pl.DataFrame) -> None:
         "flavors:",
         "  python_function:",
         "    loader_module: shipway.model.pyfunc",
-        f"    python_version: {platform.python_version()}",
+        # A patch of Python makes no other model: laptop and image may differ in it.
+        f"    python_version: '{'.'.join(platform.python_version_tuple()[:2])}'",
         # From the content, so that the same model has the same one.
         f"model_uuid: {digest_tree(work).removeprefix('sha256:')[:32]}",
         "signature:",

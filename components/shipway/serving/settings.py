@@ -16,6 +16,7 @@ from shipway.serving.app import AppSettings
 from shipway.serving.limits import MIB, Limits
 
 TOKEN_VARIABLE = "SHIPWAY_SERVING_TOKEN"  # noqa: S105 - the variable's name, not its value
+HOST_VARIABLE = "SHIPWAY_SERVING_HOST"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
@@ -53,7 +54,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         InputError: A value cannot work.
         SystemExit: The command line is malformed, or asks for help.
     """
-    on_vertex = "AIP_HTTP_PORT" in environment
+    # A container answers its network.
+    address = "0.0.0.0" if "AIP_HTTP_PORT" in environment else "127.0.0.1"  # noqa: S104
     options = _parser().parse_args(arguments)
     package = options.package or environment.get("AIP_STORAGE_URI", "")
     if not package:
@@ -66,7 +68,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         name=options.name,
         version=options.version,
         digest=options.digest,
-        host=options.host or ("0.0.0.0" if on_vertex else "127.0.0.1"),  # noqa: S104 - a container answers its network
+        host=options.host or environment.get(HOST_VARIABLE) or address,
         port=_port(options.port, environment),
         prefer_port=options.prefer_port,
         state_file=options.state_file,
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="", help="the model's name in URLs (else the package's own)")
     parser.add_argument("--version", default="", help="the version told to callers (else from the digest)")
     parser.add_argument("--digest", default=None, help="refuse the package unless it has this digest")
-    parser.add_argument("--host", default="", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--host", default="", help=f"address to listen on (else {HOST_VARIABLE}, else 127.0.0.1)")
     parser.add_argument("--port", type=int, default=None, help="port, 0 for any (else AIP_HTTP_PORT, else 8080)")
     parser.add_argument("--prefer-port", type=int, default=0, help="with --port 0: the port to take when it is free")
     parser.add_argument(
