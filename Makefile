@@ -57,7 +57,7 @@ lint: $(READY) ## check style, types, layers, YAML and the examples' specs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 	$(BIN)/hadolint containers/Dockerfile
-	$(BIN)/yamllint --strict --config-file .ci/yamllint.yaml pipelines .ci .github
+	$(BIN)/yamllint --strict --config-file .ci/yamllint.yaml pipelines manifests .ci .github
 	for spec in pipelines/examples/*/shipway.yaml; do $(BIN)/shipway spec check $$spec || exit 1; done
 
 format: $(READY) ## put the code into the house's form
