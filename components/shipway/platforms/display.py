@@ -113,6 +113,9 @@ def _notes(state: StepState) -> Text:
     parts: list[str] = []
     if state.status != "succeeded":
         return Text(state.status, style=_MARKS[state.status][1])
+    if not facts:
+        # A step on a platform leaves its record there.
+        return Text()
     match state.name:
         case "ingest":
             parts = [f"{facts.get('rows', 0):,} rows", str(facts.get("data_version", ""))[:19]]

@@ -11,6 +11,7 @@ from shipway.report.summary import StepState
 
 State = Literal["pending", "running", "succeeded", "failed", "skipped", "cancelled"]
 _EXIT_HANDLER = "report"
+_ENDED = ("succeeded", "failed", "skipped", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class RemoteStatus:
     message: str = ""
 
 
+class UnreachableError(ShipwayError):
+    """A platform did not answer for now; asking again later may help."""
+
+
+class VanishedError(ShipwayError):
+    """A platform no longer knows a run, which someone has deleted."""
+
+
 class RemoteRun(Protocol):
     """A run on a platform."""
 
@@ -73,7 +82,9 @@ def follow(
     *,
     poll_seconds: float = 5.0,
     timeout_seconds: float | None = None,
+    patience_seconds: float = 600.0,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Shows a run's steps until it has ended.
 
@@ -84,23 +95,38 @@ def follow(
         display: Where to show them.
         poll_seconds: Pause between two questions.
         timeout_seconds: How long to follow; the run itself goes on.
+        patience_seconds: For how long a platform that does not answer is asked again; the run goes on without it.
         sleep: The clock's pause.
+        clock: The clock, in seconds.
 
     Returns:
         An exit code: 0 when the model was registered, 3 when data or model were rejected, 1 when the run failed.
 
     Raises:
-        ShipwayError: The run did not end in time, or the platform cannot be asked.
+        ShipwayError: The run did not end in time, is gone, or the platform cannot be asked.
     """
     shown: dict[str, str] = {}
     running = ""
-    started = time.monotonic()
+    started = clock()
+    silent_since: float | None = None
     while True:
-        status = run.status()
+        try:
+            status = run.status()
+            silent_since = None
+        except UnreachableError as error:
+            if silent_since is None:
+                silent_since = clock()
+                display.say(f"{error}; still asking", "yellow")
+            if clock() - silent_since > patience_seconds:
+                raise ShipwayError(
+                    f"{error}; gave up after {patience_seconds:g} s, the run may go on: {run.link}"
+                ) from error
+            _pause(run, started, timeout_seconds, poll_seconds, sleep, clock)
+            continue
         steps = {step.name: step for step in status.steps}
         for name in names:
             step = steps.get(name)
-            if step is None or shown.get(name) in ("succeeded", "failed", "skipped", "cancelled"):
+            if step is None or shown.get(name) in _ENDED:
                 continue
             if step.state in ("succeeded", "failed", "cancelled"):
                 ended = "succeeded" if step.state == "succeeded" else "failed"
@@ -111,24 +137,49 @@ def follow(
                 running = name
             shown[name] = step.state
         if status.state in ("succeeded", "failed", "cancelled"):
-            return _ended(run, status, steps, display)
-        if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:
-            raise ShipwayError(f"run {run.name} has not ended after {timeout_seconds:g} s; it goes on, see {run.link}")
-        sleep(poll_seconds)
+            return _ended(run, names, status, steps, display)
+        _pause(run, started, timeout_seconds, poll_seconds, sleep, clock)
 
 
-def _ended(run: RemoteRun, status: RemoteStatus, steps: Mapping[str, RemoteStep], display: Display) -> int:
+def _pause(
+    run: RemoteRun,
+    started: float,
+    timeout_seconds: float | None,
+    poll_seconds: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    left = poll_seconds if timeout_seconds is None else started + timeout_seconds - clock()
+    if left <= 0:
+        raise ShipwayError(f"run {run.name} has not ended after {timeout_seconds:g} s; it goes on, see {run.link}")
+    sleep(min(poll_seconds, left))
+
+
+def _ended(
+    run: RemoteRun,
+    names: Sequence[str],
+    status: RemoteStatus,
+    steps: Mapping[str, RemoteStep],
+    display: Display,
+) -> int:
     failed = [step for step in steps.values() if step.state == "failed" and step.name != _EXIT_HANDLER]
     rejected = any(step.name == "admit" for step in failed)
     registered = (found := steps.get("register")) is not None and found.state == "succeeded"
-    if status.state == "succeeded" and registered:
-        display.say(f"run {run.name} succeeded: the model is registered", "green")
+    judged = (found := steps.get("gate")) is not None and found.state == "succeeded"
+    if status.state == "succeeded" and (registered or "register" not in names):
+        display.say(f"run {run.name} succeeded{': the model is registered' if registered else ''}", "green")
         return 0
-    if rejected or status.state == "succeeded":
+    if rejected or (status.state == "succeeded" and judged):
         why = "the data were rejected" if rejected else "the gates did not bless the model"
         display.say(f"run {run.name} ended: {why}; the reports are at {run.link}", "red")
         return 3
-    display.say(f"run {run.name} {status.state}{': ' + status.message if status.message else ''}", "red")
+    if status.state == "succeeded":
+        # A platform that has dropped a run's steps cannot tell a registered model from a rejected one.
+        display.say(f"run {run.name} ended, but its steps are not known any more; see {run.link}", "red")
+        return 1
+    display.say(
+        f"run {run.name} {status.state}{': ' + status.message if status.message else ''}; see {run.link}", "red"
+    )
     for step in failed:
         display.say(f"step {step.name} failed{': ' + step.message if step.message else ''}", "red")
     return 1
