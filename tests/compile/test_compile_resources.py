@@ -169,7 +169,7 @@ def test_the_second_document_says_what_the_spec_does(penguins: Path, tmp_path: P
         {"operator": "Exists"},
     ]
     (memory,) = train["emptyDirMounts"]
-    assert memory["mountPath"] == "/dev/shm"  # noqa: S108 - where Linux has it
+    assert memory["mountPath"] == "/dev/shm"
     assert (memory["medium"], memory["sizeLimit"]) == ("Memory", "8Gi")
     assert "nodeSelector" not in ingest
     assert [entry["secretName"] for entry in ingest["secretAsEnv"]] == ["data"]

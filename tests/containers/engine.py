@@ -51,10 +51,10 @@ def docker(*arguments: str, code: int = 0, timeout: float = 300) -> subprocess.C
     return done
 
 
-def inside(image: str, *command: str, options: tuple[str, ...] = (), code: int = 0) -> str:
-    """Runs a command in a new container as a cluster would run it, and returns what it printed."""
-    safe = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none")
-    return docker("run", "--rm", *safe, *options, image, *command, code=code).stdout
+def python(image: str, program: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
+    """Runs a program in a new container as a cluster would run it, and returns what it printed."""
+    safe = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none", "--entrypoint", "python")
+    return docker("run", "--rm", *safe, *options, image, "-c", program, *arguments).stdout
 
 
 def inspect(image: str) -> dict:

@@ -49,9 +49,9 @@ for folder in ("/opt/venv/lib", "/opt/shipway", "/opt/packages"):
 @pytest.mark.parametrize("image", engine.IMAGES)
 def test_it_has_what_its_steps_need_and_nothing_else(images: dict[str, str], image: str) -> None:
     runtime = ("--env", f"RUNTIME={'true' if image in ('components', 'trainer') else 'false'}")
-    missing = engine.inside(images[image], "python", "-c", CAN_IMPORT, *PRESENT[image], options=runtime)
+    missing = engine.python(images[image], CAN_IMPORT, *PRESENT[image], options=runtime)
     assert missing.split() == []
-    missing = engine.inside(images[image], "python", "-c", CAN_IMPORT, *ABSENT[image], options=runtime)
+    missing = engine.python(images[image], CAN_IMPORT, *ABSENT[image], options=runtime)
     assert set(missing.split()) == set(ABSENT[image])
 
 
@@ -59,9 +59,7 @@ def test_it_has_what_its_steps_need_and_nothing_else(images: dict[str, str], ima
 def test_it_is_no_root_and_says_where_it_comes_from(images: dict[str, str], image: str) -> None:
     config = engine.inspect(images[image])["Config"]
     assert config["User"] == "65532:65532"
-    assert engine.inside(images[image], "-c", "import os; print(os.getuid())", options=("--entrypoint", "python")) == (
-        "65532\n"
-    )
+    assert engine.python(images[image], "import os; print(os.getuid())") == "65532\n"
     project = tomllib.loads((engine.ROOT / "pyproject.toml").read_text())["project"]
     sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=engine.ROOT, capture_output=True, text=True).stdout.strip()
     labels = config["Labels"]
@@ -73,7 +71,7 @@ def test_it_is_no_root_and_says_where_it_comes_from(images: dict[str, str], imag
 
 @pytest.mark.parametrize("image", engine.IMAGES)
 def test_its_python_is_compiled(images: dict[str, str], image: str) -> None:
-    left = engine.inside(images[image], "-c", UNCOMPILED, options=("--entrypoint", "python")).splitlines()
+    left = engine.python(images[image], UNCOMPILED).splitlines()
     # A few packages carry templates that are no Python of this version.
     assert len(left) < 30, left[:40]
     assert not any("/shipway/" in path for path in left)
@@ -84,14 +82,8 @@ def test_the_components_keep_their_budget(images: dict[str, str]) -> None:
 
 
 def test_the_users_project_is_in_it_with_its_packages(images: dict[str, str]) -> None:
-    said = engine.inside(
-        images["components"],
-        *(
-            "python",
-            "-c",
-            "import palmerpenguins, pathlib; print(sorted(p.name for p in pathlib.Path('/opt/project').iterdir()))",
-        ),
-    )
+    program = "import palmerpenguins, pathlib; print([path.name for path in pathlib.Path('/opt/project').iterdir()])"
+    said = engine.python(images["components"], program)
     assert "shipway.yaml" in said
     assert "loader.py" in said
 

@@ -1,8 +1,8 @@
 """Starting a server process: on this machine, or, from inside a step's container, by the run that started the step.
 
-A server must outlive the step that deploys it, and so cannot live in the step's container. A run in containers listens
-on a socket (`$SHIPWAY_LAUNCHER`) for what to start. The request is a line of JSON with `arguments` and `log`; the answer
-is a line when the server has ended, `{"exit": code}`. A second line from the asker, whatever it says, kills
+A server must outlive the step that deploys it, and so cannot live in the step's container. A run in containers
+listens on a socket (`$SHIPWAY_LAUNCHER`) for what to start. The request is a line of JSON with `arguments` and `log`;
+the answer is a line when the server has ended, `{"exit": code}`. A second line from the asker, whatever it says, kills
 the server; a closed connection means that the asker has heard enough.
 """
 

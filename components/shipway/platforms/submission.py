@@ -1,6 +1,4 @@
-"""What is handed to a platform: a compiled pipeline, its arguments, and the key that makes a second hand-over find the
-first run.
-"""
+"""What is handed to a platform: a compiled pipeline, its arguments, and the key that keeps a second run away."""
 
 import os
 import re

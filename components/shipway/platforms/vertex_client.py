@@ -50,6 +50,7 @@ _LOGIN = (
 _PLUGIN_FAULT = "Getting metadata from plugin failed"
 
 Answer = TypeVar("Answer")
+Client = TypeVar("Client")
 
 
 class Vertex:
@@ -200,14 +201,18 @@ class Vertex:
                 why = f"Vertex AI at {self._host} refuses it: {said}"
         return kind(f"{what}: {why}")
 
-    def _client(self, kind: Any) -> Any:
+    def _client(self, kind: type[Client]) -> Client:
         # gRPC's own log of what becomes an error message here anyway.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        make: Any = kind
+        made: Client
         if self._plain:
-            return kind(transport=kind.get_transport_class("grpc")(channel=self._channel))
+            made = make(transport=make.get_transport_class("grpc")(channel=self._channel))
+            return made
         from google.api_core.client_options import ClientOptions
 
-        return kind(credentials=self._credentials, client_options=ClientOptions(api_endpoint=self._host))
+        made = make(credentials=self._credentials, client_options=ClientOptions(api_endpoint=self._host))
+        return made
 
     @cached_property
     def _channel(self) -> grpc.Channel:
@@ -225,6 +230,7 @@ class Vertex:
         from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
         from google.auth.transport.requests import Request
 
+        credentials: Any
         try:
             credentials, _ = google.auth.default(scopes=[_SCOPE])
         except DefaultCredentialsError as error:
@@ -233,7 +239,8 @@ class Vertex:
             credentials.refresh(Request())
         except GoogleAuthError as error:
             raise ShipwayError(f"Google credentials gave no token for Vertex AI: {_first(error)}; {_LOGIN}") from error
-        return credentials
+        found: Credentials = credentials
+        return found
 
 
 def passes_by(error: GoogleAPICallError) -> bool:
