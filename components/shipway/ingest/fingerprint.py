@@ -3,24 +3,12 @@
 from typing import Any
 
 from shipway.errors import InputError
-from shipway.ingest.source import find_files, named_uri, reaching
+from shipway.ingest.source import find_files, named_uri
 from shipway.lineage.digests import digest_json
 from shipway.lineage.project import import_digest, load_object, split_import_path, user_code
+from shipway.lineage.storage import mark
+from shipway.lineage.storage_errors import reaching
 from shipway.spec import DataSection
-
-# What filesystems call a file's content hash, or else the time of its last change; the first that is there counts.
-_MARKS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "crc32c",
-    "generation",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "created",
-)
 
 
 def fingerprint(data: DataSection, source: str) -> str:
@@ -44,10 +32,7 @@ def fingerprint(data: DataSection, source: str) -> str:
     for file in find_files(uri, data.format):
         with reaching(file.name):
             info = file.filesystem.info(file.path)
-            mark = next((info[key] for key in _MARKS if info.get(key) is not None), None)
-            if mark is None:
-                mark = file.filesystem.ukey(file.path)
-        marks.append([file.name, info.get("size"), str(mark)])
+            marks.append([file.name, info.get("size"), mark(file.filesystem, file.path, info)])
     return digest_json(marks)
 
 
@@ -59,10 +44,10 @@ def _loader_fingerprint(loader: str) -> str:
     if own is None:
         return ""
     with user_code(f"data.loader {module}:fingerprint"):
-        mark = own()
-    if not isinstance(mark, str):
-        raise InputError(f"data.loader: {module}:fingerprint() must return text, found {type(mark).__name__}")
-    return digest_json([code, mark]) if mark else ""
+        said = own()
+    if not isinstance(said, str):
+        raise InputError(f"data.loader: {module}:fingerprint() must return text, found {type(said).__name__}")
+    return digest_json([code, said]) if said else ""
 
 
 def _module_attribute(module: str, name: str) -> Any:

@@ -1,16 +1,16 @@
 """Finding the files that a URI or glob names, on whatever filesystem fsspec knows, and fetching remote ones."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from shipway.errors import InputError, ShipwayError
+from shipway.errors import InputError
 from shipway.lineage.project import project_folder
+from shipway.lineage.storage import fetch_file, locate
+from shipway.lineage.storage_errors import reaching
 from shipway.spec import DataSection
 
 Format = Literal["parquet", "csv"]
@@ -61,7 +61,7 @@ def find_files(uri: str, kind: Literal["auto", "parquet", "csv"] = "auto") -> li
     """
     address = uri if "://" in uri or "::" in uri or Path(uri).is_absolute() else str(project_folder().absolute() / uri)
     with reaching(uri):
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = locate(address)
         if filesystem.isfile(path):
             paths = [path]
         elif filesystem.isdir(path):
@@ -85,7 +85,7 @@ def fetched(files: list[SourceFile], folder: Path) -> Iterator[tuple[SourceFile,
     """Yields each file with its path on this machine; remote ones are copied into `folder`.
 
     Raises:
-        InputError: A file cannot be fetched.
+        InputError: A file cannot be fetched, came short, or was changed meanwhile.
     """
     for index, file in enumerate(files):
         if file.local:
@@ -93,28 +93,8 @@ def fetched(files: list[SourceFile], folder: Path) -> Iterator[tuple[SourceFile,
             continue
         # The copy keeps its ending, which tells its compression.
         copy = folder / f"{index:06d}-{file.path.rsplit('/', 1)[-1]}"
-        with reaching(file.name):
-            file.filesystem.get_file(file.path, str(copy))
+        fetch_file(file.filesystem, file.path, copy, file.name)
         yield file, copy
-
-
-@contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Turns whatever a filesystem raises in the block into one clear InputError."""
-    try:
-        yield
-    except ShipwayError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{uri}: no such file") from error
-    except PermissionError as error:
-        raise InputError(f"{uri}: no permission to read it") from error
-    except ImportError as error:
-        raise InputError(f"{uri}: this kind of URI needs another package: {error}") from error
-    # Each filesystem's library (S3, Google Cloud, HTTP ...) raises classes of its own.
-    except Exception as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{uri}: cannot read it: {text[0]}") from error
 
 
 def _ending(path: str) -> Format | None:

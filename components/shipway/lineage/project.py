@@ -19,7 +19,10 @@ PROJECT_VARIABLE = "SHIPWAY_PROJECT"
 STATE_VARIABLE = "SHIPWAY_STATE"
 RUN_VARIABLE = "SHIPWAY_RUN_ID"
 RUN_FOLDER_VARIABLE = "SHIPWAY_RUN_FOLDER"
+IMAGE_VARIABLE = "SHIPWAY_IMAGE"
 _IMAGE_PROJECT = Path("/opt/project")
+# Where a cluster mounts a volume that outlives a step's container.
+_MOUNTED_STATE = Path("/var/shipway")
 
 
 def project_folder() -> Path:
@@ -31,8 +34,21 @@ def project_folder() -> Path:
 
 
 def state_folder() -> Path:
-    """Returns where a local run keeps what outlives it (cache, registry, checkpoints, endpoints)."""
-    return Path(os.environ.get(STATE_VARIABLE) or ".shipway").absolute()
+    """Returns where what outlives a run is kept (cache, registry, checkpoints, endpoints).
+
+    It is `$SHIPWAY_STATE`, else a volume mounted at /var/shipway that can be written to, else `.shipway` here.
+    """
+    named = os.environ.get(STATE_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    return _MOUNTED_STATE if os.access(_MOUNTED_STATE, os.W_OK | os.X_OK) else Path(".shipway").absolute()
+
+
+def state_lasts() -> bool:
+    """Tells whether the state folder outlives this process: in a container, only one that was named or mounted does."""
+    return (
+        not os.environ.get(IMAGE_VARIABLE) or bool(os.environ.get(STATE_VARIABLE)) or state_folder() == _MOUNTED_STATE
+    )
 
 
 def run_id() -> str:

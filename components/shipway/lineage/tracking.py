@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipway.errors import InputError, ShipwayError
-from shipway.lineage.project import state_folder
+from shipway.lineage.project import STATE_VARIABLE, state_folder, state_lasts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,6 +53,7 @@ def client() -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri()
     if not os.environ.get(URI_VARIABLE):
+        _check_lasting()
         _make_writable_state()
     with registry_errors():
         return mlflow.MlflowClient(tracking_uri=uri)
@@ -105,6 +106,19 @@ def registry_errors() -> Iterator[None]:
     except (OSError, SQLAlchemyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ShipwayError(f"MLflow at {shown_uri(tracking_uri())}: {first}") from error
+
+
+def _check_lasting() -> None:
+    """Refuses a registry in a container's own files, where a registered model would be lost with the container.
+
+    Raises:
+        InputError: This is one of Shipway's images, and neither a server nor a lasting folder is named.
+    """
+    if not state_lasts():
+        raise InputError(
+            f"no registry: {URI_VARIABLE} is not set, and what this container writes is lost with it; set it (by the "
+            f"spec's kubeflow.config_map or vertex.variables), or {STATE_VARIABLE} to a folder that lasts"
+        )
 
 
 def _make_writable_state() -> None:

@@ -14,6 +14,8 @@ from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
+from shipway.lineage.storage import upload
+from shipway.lineage.storage_errors import scheme
 from shipway.lineage.tracking import client, experiment_id, is_empty, registry_errors, shown_uri, tracking_uri
 from shipway.model.fetch import fetch_package
 
@@ -36,6 +38,7 @@ METRIC_PREFIX = "shipway.metric."
 _LOCK_SECONDS = 300.0
 _EXPERIMENT = "shipway-packages"
 _PACKAGE_TAG = "shipway.package"
+_OBJECT_STORES = ("s3", "gs", "abfs", "abfss")
 
 
 @dataclass(frozen=True)
@@ -327,8 +330,12 @@ def _find_run(registry: MlflowClient, run_id: str) -> Run | None:
 def _upload(registry: MlflowClient, run: Run, folder: Path, digest: str) -> str:
     """Copies the package to the artifact store and returns its URI, once what lies there is the package."""
     path = _artifact_path(digest)
-    registry.log_artifacts(run.info.run_id, str(folder), path)
     uri = f"{run.info.artifact_uri.rstrip('/')}/{path}"
+    if scheme(uri) in _OBJECT_STORES:
+        # Not through MLflow, whose own way there needs another package for each kind of store.
+        upload(folder, uri)
+    else:
+        registry.log_artifacts(run.info.run_id, str(folder), path)
     found = _stored_digest(uri)
     if found != digest:
         raise DigestMismatchError(f"{uri}: the registry holds a package with digest {found}, expected {digest}")

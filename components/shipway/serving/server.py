@@ -130,25 +130,9 @@ def _local_package(package: str, scratch: Path) -> Path:
         return path.absolute()
     if "://" not in package and not package.startswith(_REGISTRY):
         raise InputError(f"{package}: no model package there")
-    if package.startswith(_REGISTRY):
-        from shipway.model.fetch import fetch_package
+    from shipway.model.fetch import fetch_package
 
-        return fetch_package(package, scratch / "package")
-    return _download(package, scratch / "package")
-
-
-def _download(uri: str, target: Path) -> Path:
-    # Not through MLflow, which a server's image need not have.
-    import fsspec
-
-    try:
-        system, root = fsspec.core.url_to_fs(uri)
-        system.get(root.rstrip("/") + "/", str(target), recursive=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{uri}: cannot fetch the model package: {error}") from error
-    if not target.is_dir():
-        raise InputError(f"{uri}: no model package there")
-    return target
+    return fetch_package(package, scratch / "package")
 
 
 def _own_name(package: Path) -> str:

@@ -1,7 +1,8 @@
 """Checkpoints of a training: safetensors and JSON, written whole or not at all, in one folder for each training.
 
 The folder is named by the digest of all that the result depends on, so that only the very same training resumes it, and
-is locked while one does.
+is locked while one does. `$SHIPWAY_CHECKPOINTS` names an object store's folder that gets a copy, for containers whose
+own folders do not outlive them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from shipway.errors import ShipwayError
 from shipway.lineage.digests import digest_bytes
 from shipway.lineage.files import write_bytes, write_json
+from shipway.train.remote_checkpoints import RemoteCheckpoints, remote_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +54,16 @@ class CheckpointStore:
     A checkpoint is `epoch-00003.safetensors` and, written after it, `epoch-00003.json` with the digest of the first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, remote: RemoteCheckpoints | None = None) -> None:
         self.folder = folder
+        self._remote = remote
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint and removes those before the last two."""
+        """Writes a checkpoint and removes those before the last two.
+
+        Raises:
+            InputError: The object store that is to have a copy refuses the first one.
+        """
         from safetensors.torch import save
 
         # Tensors that share memory (tied weights) are written one by one.
@@ -65,9 +72,15 @@ class CheckpointStore:
         write_bytes(path, content)
         facts = {"epoch": checkpoint.epoch, "tensors": digest_bytes(content), "facts": checkpoint.facts}
         write_json(path.with_suffix(".json"), facts)
-        for epoch in self._epochs()[:-_KEPT]:
-            self._tensors(epoch).with_suffix(".json").unlink(missing_ok=True)
-            self._tensors(epoch).unlink(missing_ok=True)
+        old = [self._tensors(epoch) for epoch in self._epochs()[:-_KEPT]]
+        stale = [file.name for tensors in old for file in (tensors.with_suffix(".json"), tensors)]
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        if self._remote:
+            # With them goes what else the next container needs: the MLflow run's id.
+            others = [file.name for file in self.folder.glob("*.json") if not file.name.startswith("epoch-")]
+            self._remote.put([*others, path.name, path.with_suffix(".json").name])
+            self._remote.remove(stale)
 
     def latest(self) -> Checkpoint | None:
         """Returns the newest checkpoint that is whole; damaged ones are told of in the log and passed over."""
@@ -79,8 +92,10 @@ class CheckpointStore:
         return None
 
     def clear(self) -> None:
-        """Removes the folder: the training is done."""
+        """Removes the folder, and its copy: the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._remote:
+            self._remote.clear()
 
     def _read(self, epoch: int) -> Checkpoint:
         from safetensors import SafetensorError
@@ -114,7 +129,7 @@ def hold(folder: Path, wait: float = LOCK_SECONDS) -> Iterator[CheckpointStore]:
         wait: Seconds to wait for the lock.
 
     Raises:
-        ShipwayError: Another process holds it, or the folder cannot be made.
+        ShipwayError: Another process holds it, the folder cannot be made, or the store with its copy is out of reach.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -137,7 +152,10 @@ def hold(folder: Path, wait: float = LOCK_SECONDS) -> Iterator[CheckpointStore]:
         # Locked, but its predecessor has removed it meanwhile; or not locked yet.
         os.close(handle)
     try:
-        yield CheckpointStore(folder)
+        remote = remote_checkpoints(folder)
+        if remote:
+            remote.restore()
+        yield CheckpointStore(folder, remote)
     finally:
         os.close(handle)
 
