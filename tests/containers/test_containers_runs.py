@@ -109,6 +109,18 @@ def test_a_second_run_comes_from_the_cache_and_down_ends_the_server(shipped: tup
     assert project.run()["outcome"] == "shipped"
 
 
+def test_the_champion_of_the_local_registry_is_scored_beside_the_challenger(shipped: tuple[Project, dict]) -> None:
+    project, _ = shipped
+    program = "from shipway.model.registry import set_alias; set_alias('penguins', 'champion', '1')"
+    environment = {**os.environ, "SHIPWAY_STATE": str(project.state)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=project.folder)
+    summary = project.run("--set", "train.params.C=0.5")
+    champion = [rule for rule in summary["gates"] if "champion" in rule["rule"]]
+    assert [(rule["passed"], rule["note"]) for rule in champion] == [(True, champion[0]["note"])]
+    assert champion[0]["value"] is not None
+    assert summary["model"]["version"] == "2"
+
+
 def test_a_gate_rejects(project: Project) -> None:
     summary = project.run("--set", "gates=[{metric: accuracy, min: 1.0}, {metric: log_loss, max: 0.0001}]", code=3)
     assert summary["outcome"] == "rejected"

@@ -46,7 +46,7 @@ def submit(
     if timeout is not None and (timeout <= 0 or not wait):
         raise InputError(f"--timeout: expected seconds above 0 together with --wait, found {timeout:g}")
     submission = _prepare(spec, target, setting, data, repository, tag, images, key, scheduled=False)
-    _warn(platform, submission, target)
+    _warn(platform, submission)
     run = platform.submit(submission, pipeline_root=pipeline_root or None)
     how = "started" if run.created else f"found: {run.status().state} (another --key starts a new one)"
     typer.echo(f"run {run.name}  {how}  {run.link}")
@@ -75,7 +75,7 @@ def create(
     platform = _platform(target)
     begins, ends = _moment("--start", start), _moment("--end", end)
     submission = _prepare(spec, target, setting, data, repository, tag, images, "", scheduled=True)
-    _warn(platform, submission, target)
+    _warn(platform, submission)
     made = platform.create_schedule(
         submission,
         name=name or submission.pipeline,
@@ -157,11 +157,8 @@ def _prepare(
     )
 
 
-def _warn(platform: Any, submission: "Submission", target: str) -> None:
-    lines = list(platform.warnings(submission))
-    if target == "kubeflow":
-        lines.append("the model is registered and not deployed: clusters have no endpoint for deploy and smoke yet")
-    for line in lines:
+def _warn(platform: Any, submission: "Submission") -> None:
+    for line in platform.warnings(submission):
         typer.echo(f"note: {line}", err=True)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from shipway.errors import ShipwayError
+from shipway.lineage.tracking import URI_VARIABLE
 from shipway.platforms.follow import RemoteStatus, RemoteStep, State, VanishedError
 from shipway.platforms.kubeflow_auth import Server, connect
 from shipway.platforms.kubeflow_calls import Trouble
@@ -149,9 +150,18 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Kubef
     return KubeflowRun(name, link, made, str(first.run_id), server, submission)
 
 
-def warnings(submission: Submission) -> list[str]:  # noqa: ARG001 - the same for every platform
-    """Returns a line for each feature that the platform drops; Kubeflow drops none."""
-    return []
+def warnings(submission: Submission) -> list[str]:
+    """Returns a line for what the run will lack; Kubeflow drops no feature of a spec."""
+    lines = ["deploy, smoke: there is no endpoint on Kubeflow yet; the run ends with the registered model"]
+    kubeflow = submission.spec.kubeflow
+    named = any(secret.variable == URI_VARIABLE for secret in kubeflow.secrets)
+    if not (kubeflow.config_map or kubeflow.volume or named):
+        lines.insert(
+            0,
+            f"kubeflow.config_map: none names {URI_VARIABLE}: unless the cluster or the image sets it, train fails, as "
+            "a registry on a step's own disk would be gone when the step ends",
+        )
+    return lines
 
 
 def _runs(server: Server, held_by: str, name: str) -> list[Any]:

@@ -67,8 +67,8 @@ def warnings(submission: Submission) -> list[str]:
         lines.append(f"kubeflow.secrets: dropped on Vertex AI: {names} come from vertex.variables")
     if _REGISTRY not in spec.vertex.variables:
         lines.append(
-            f"vertex.variables: without {_REGISTRY}, here or in the image, the model is registered on the step's own "
-            "disk and is gone when the step ends"
+            f"vertex.variables: no {_REGISTRY}: unless the image sets it, train fails, as a registry on a step's own "
+            "disk would be gone when the step ends"
         )
     lines.append("deploy, smoke: there is no endpoint on Vertex AI yet; the run ends with the registered model")
     return lines
