@@ -48,10 +48,13 @@ def locate(uri: str) -> tuple[Any, str]:
         ImportError: The kind of URI needs a package that is not installed.
         ValueError: fsspec does not know the kind.
     """
-    _prepare()
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(uri.replace("minio://", "s3://"))
+    address = uri.replace("minio://", "s3://")
+    kind = scheme(address)
+    options = _options(kind)
+    # In a chain (`zip://a.csv::s3://bucket/b.zip`) options are given by scheme.
+    filesystem, path = fsspec.core.url_to_fs(address, **({kind: options} if "::" in address else options))
     if hasattr(filesystem, "retries"):
         # s3fs tries so often on top of botocore's own attempts.
         filesystem.retries = 2
@@ -217,33 +220,29 @@ def local_sizes(source: Path) -> dict[str, int]:
     return {path.relative_to(source).as_posix(): path.stat().st_size for path in files}
 
 
-def _prepare() -> None:
-    """Sets what the stores' libraries do unless told otherwise (fsspec's own configuration goes first)."""
+def _options(kind: str) -> dict[str, Any]:
+    """Returns what a store's library is told, but for what fsspec's own configuration says of it."""
     import logging
 
     from fsspec.config import conf
 
-    # Else gcsfs asks a second Google service about each bucket, whatever STORAGE_EMULATOR_HOST says.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    # It logs a traceback for each failure that is told of here in one line.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    attempts = {
-        "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": _SILENCE_SECONDS,
-        "retries": {"mode": "standard", "total_max_attempts": 3},
-    }
-    conf.setdefault("s3", {}).setdefault("config_kwargs", attempts)
-    google = conf.setdefault("gs", {})
-    # Unasked, gcsfs would go on without credentials, or with pickled ones from the home folder.
-    google.setdefault("token", "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default")
-    if "requests_timeout" not in google:
-        try:
-            from aiohttp import ClientTimeout
-        except ImportError:
-            return
-        google["requests_timeout"] = ClientTimeout(
-            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
-        )
+    options: dict[str, Any] = {}
+    if kind == "s3":
+        attempts = {"mode": "standard", "total_max_attempts": 3}
+        bounds = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _SILENCE_SECONDS, "retries": attempts}
+        options = {"config_kwargs": bounds}
+    elif kind in ("gs", "gcs"):
+        # Else gcsfs asks a second Google service about each bucket, whatever STORAGE_EMULATOR_HOST says.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        # It logs a traceback for each failure that is told of here in one line.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+        from aiohttp import ClientTimeout
+
+        bounded = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
+        # Unasked, gcsfs would go on without credentials, or with pickled ones from the home folder.
+        token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
+        options = {"requests_timeout": bounded, "token": token}
+    return {name: value for name, value in options.items() if name not in conf.get(kind, {})}
 
 
 def _make_parent(filesystem: Any, path: str) -> None:
