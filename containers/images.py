@@ -70,7 +70,16 @@ def build(options: argparse.Namespace) -> None:
             arguments["FIND_LINKS"] = address
             command = ["docker", "build", "--quiet", "--network", options.network, "--target", image, "--tag", name]
             command += [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
-            subprocess.run([*command, "--file", "containers/Dockerfile", "."], cwd=ROOT, check=True, stdout=2)
+            print(f"building {name}", file=sys.stderr, flush=True)
+            done = subprocess.run(
+                [*command, "--file", "containers/Dockerfile", "."],
+                cwd=ROOT,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                sys.exit(f"{done.stdout}{done.stderr}\n{name}: docker build failed with exit {done.returncode}")
         size = int(docker("image", "inspect", "--format", "{{.Size}}", name)) / 1e9
         print(f"{name:<40} {size:6.2f} GB  {time.monotonic() - started:6.1f} s", flush=True)
 
