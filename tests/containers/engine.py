@@ -61,10 +61,13 @@ def inspect(image: str) -> dict:
     return json.loads(docker("image", "inspect", image).stdout)[0]
 
 
-def shipway(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def shipway(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs the real command in a folder."""
     command = [str(Path(sys.executable).parent / "shipway"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
 
 
 def readable(folder: Path) -> Path:

@@ -38,8 +38,8 @@ class Project:
     def state(self) -> Path:
         return self.folder / ".shipway"
 
-    def run(self, *arguments: str, code: int = 0) -> dict:
-        done = engine.shipway(self.folder, "run", str(self.spec), *self.names, *arguments)
+    def run(self, *arguments: str, code: int = 0, environment: dict[str, str] | None = None) -> dict:
+        done = engine.shipway(self.folder, "run", str(self.spec), *self.names, *arguments, environment=environment)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         return json.loads((self.folder / "runs" / "latest" / "summary.json").read_text())
@@ -68,6 +68,28 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project,
     project = Project(folder)
     yield project, project.run()
     engine.shipway(folder, "down")
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "art"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
 
 
 def test_it_ships_the_model_that_a_run_without_containers_ships(shipped: tuple[Project, dict], tmp_path: Path) -> None:
@@ -119,6 +141,18 @@ def test_the_champion_of_the_local_registry_is_scored_beside_the_challenger(ship
     assert [(rule["passed"], rule["note"]) for rule in champion] == [(True, champion[0]["note"])]
     assert champion[0]["value"] is not None
     assert summary["model"]["version"] == "2"
+
+
+def test_an_mlflow_server_is_reached_by_the_steps_that_need_it(project: Project, mlflow_server: str) -> None:
+    """Its artifacts too: the second run's evaluate fetches the champion from it."""
+    environment = {"MLFLOW_TRACKING_URI": mlflow_server}
+    assert project.run(environment=environment)["model"]["version"] == "1"
+    assert not (project.state / "mlflow.db").exists()
+    program = "from shipway.model.registry import set_alias; set_alias('penguins', 'champion', '1')"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, check=True)
+    summary = project.run("--set", "train.params.C=0.5", environment=environment)
+    (champion,) = [rule for rule in summary["gates"] if "champion" in rule["rule"]]
+    assert champion["value"] is not None
 
 
 def test_a_gate_rejects(project: Project) -> None:
@@ -234,6 +268,14 @@ def wait_for(condition: object, what: str, seconds: float = 60) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
