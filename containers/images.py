@@ -201,6 +201,9 @@ def main() -> None:
             command.add_argument("--output", default="build/images.json", help="the file of names with digests")
     options = parser.parse_args()
     try:
+        engine = subprocess.run(["docker", "info"], check=False, capture_output=True, text=True)
+        if engine.returncode != 0:
+            sys.exit(f"no Docker engine answers: {engine.stderr.strip()}")
         options.function(options)
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: no such program; install Docker")
