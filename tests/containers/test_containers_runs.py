@@ -270,6 +270,13 @@ def wait_for(condition: object, what: str, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+def test_a_registry_that_containers_do_not_see_is_refused(project: Project) -> None:
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder}/elsewhere.db"}
+    done = engine.shipway(project.folder, "run", str(project.spec), *project.names, environment=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "MLFLOW_TRACKING_URI names a file" in done.stderr
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shipway import __version__
+from shipway.cli.options import ImagesOption, RepositoryOption, SettingOption, SpecArgument, TagOption
 from shipway.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,15 +17,8 @@ if TYPE_CHECKING:
 
 schedule_app = typer.Typer(help="Run a pipeline again and again on a platform.", no_args_is_help=True)
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file; its folder is the project.")]
 TargetOption = Annotated[str, typer.Option("--target", help="kubeflow or vertex.")]
-SettingOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, as train.lr=0.01.")
-]
 DataOption = Annotated[str, typer.Option("--data", metavar="URI", help="URI of the rows, instead of the spec's.")]
-RepositoryOption = Annotated[str, typer.Option(help="What stands before an image's name.")]
-TagOption = Annotated[str, typer.Option(help="The images' tag.")]
-ImagesOption = Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")]
 NameOption = Annotated[str, typer.Option("--name", help="The schedule's name; default: the pipeline's.")]
 
 
@@ -158,7 +152,7 @@ def _prepare(
 
 
 def _warn(platform: Any, submission: "Submission") -> None:
-    for line in platform.warnings(submission):
+    for line in platform.warnings(submission.spec):
         typer.echo(f"note: {line}", err=True)
 
 

@@ -10,6 +10,14 @@ import typer
 
 from shipway import __version__
 from shipway.cli import cluster
+from shipway.cli.options import (
+    ImagesOption,
+    RepositoryOption,
+    SettingOption,
+    SpecArgument,
+    StateOption,
+    TagOption,
+)
 from shipway.errors import InputError, ShipwayError
 
 if TYPE_CHECKING:
@@ -29,17 +37,6 @@ app.add_typer(spec_app, name="spec")
 app.add_typer(models_app, name="models")
 app.add_typer(cluster.schedule_app, name="schedule")
 app.command()(cluster.submit)
-
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file; its folder is the project.")]
-SettingOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, as train.lr=0.01.")
-]
-StateOption = Annotated[
-    Path, typer.Option("--state", help="Folder of what outlives a run: cache, registry, checkpoints, endpoints.")
-]
-RepositoryOption = Annotated[str, typer.Option(help="What stands before an image's name.")]
-TagOption = Annotated[str, typer.Option(help="The images' tag.")]
-ImagesOption = Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")]
 
 
 @app.command()
@@ -94,10 +91,9 @@ def compile_(
     compile_training(loaded, path, names, target="vertex" if target == "vertex" else "kubeflow")
     typer.echo(f"wrote {path}")
     if target == "vertex":
-        from shipway.platforms.submission import Submission
         from shipway.platforms.vertex_job import warnings
 
-        for line in warnings(Submission(loaded, f"{loaded.name}-training", path.read_text(), "", {}, "")):
+        for line in warnings(loaded):
             typer.echo(f"note: {line}", err=True)
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from shipway.component import IMAGES
 from shipway.endpoints.process import LAUNCHER_VARIABLE, private_log
@@ -48,7 +49,7 @@ _KEEPERS = {"train", "champion", "register", "deploy", "smoke"}
 # Steps that talk to the served model, and may have to start or end its server.
 _DEPLOYERS = {"deploy", "smoke"}
 # Steps that talk to MLflow, or fetch what it names.
-_TRACKERS = {"train", "champion", "evaluate", "register", "deploy"}
+_TRACKERS = {"train", "champion", "evaluate", "register"}
 _BASIC_VARIABLES = (PROJECT_VARIABLE, STATE_VARIABLE, RUN_VARIABLE, RUN_FOLDER_VARIABLE, "SHIPWAY_GIT_SHA")
 _REMOTE_PREFIXES = ("AWS_", "MLFLOW_", "STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "SHIPWAY_STAGING_PORT")
 _STOP_SECONDS = 5
@@ -96,9 +97,12 @@ def check_images(images: Images, project: Path) -> Images:
     """Returns the images under their ids, which change when their contents do, unlike their tags.
 
     Raises:
-        InputError: Docker does not answer, an image is missing, or lacks the packages that the project wants.
+        InputError: Docker does not answer, an image is missing or lacks the packages that the project wants, or the
+            registry is a file that the steps would not see.
     """
     import docker
+
+    _check_registry()
 
     try:
         client = docker.from_env()
@@ -121,6 +125,15 @@ def check_images(images: Images, project: Path) -> Images:
             if image in IMAGES:
                 _check_requirements(name, entry.labels.get(_REQUIREMENTS_LABEL, ""), project)
     return Images(pushed=found)
+
+
+def _check_registry() -> None:
+    uri = os.environ.get(URI_VARIABLE, "")
+    if uri and urlsplit(uri).scheme in ("", "file", "sqlite"):
+        raise InputError(
+            f"--runner docker: {URI_VARIABLE} names a file, which the steps' containers do not see; name a server, or "
+            "unset it to keep the registry in the state folder"
+        )
 
 
 def _check_requirements(name: str, built_for: str, project: Path) -> None:
@@ -257,7 +270,7 @@ def _has_network(stage: str, sandbox: Sandbox) -> bool:
         return True
     if stage == "ingest":
         return sandbox.remote_data
-    return stage in _TRACKERS and "://" in os.environ.get(URI_VARIABLE, "").replace("sqlite://", "")
+    return stage in _TRACKERS and bool(os.environ.get(URI_VARIABLE))
 
 
 def _variables(stage: str, sandbox: Sandbox) -> dict[str, str]:

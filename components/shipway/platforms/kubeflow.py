@@ -30,6 +30,7 @@ from shipway.platforms.kubeflow_server import (
 )
 from shipway.platforms.local import step_names
 from shipway.platforms.submission import Submission
+from shipway.spec import ModelSpec
 
 __all__ = [
     "KubeflowRun",
@@ -150,10 +151,10 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Kubef
     return KubeflowRun(name, link, made, str(first.run_id), server, submission)
 
 
-def warnings(submission: Submission) -> list[str]:
+def warnings(spec: ModelSpec) -> list[str]:
     """Returns a line for what the run will lack; Kubeflow drops no feature of a spec."""
     lines = ["deploy, smoke: there is no endpoint on Kubeflow yet; the run ends with the registered model"]
-    kubeflow = submission.spec.kubeflow
+    kubeflow = spec.kubeflow
     named = any(secret.variable == URI_VARIABLE for secret in kubeflow.secrets)
     if not (kubeflow.config_map or kubeflow.volume or named):
         lines.insert(

@@ -45,12 +45,11 @@ _KUBEFLOW_SETTINGS = {
 }
 
 
-def warnings(submission: Submission) -> list[str]:
+def warnings(spec: ModelSpec) -> list[str]:
     """Returns one line for each setting that Vertex AI cannot carry out and that is dropped.
 
     What a run would go wrong without is no warning: submitting refuses it.
     """
-    spec = submission.spec
     lines = []
     for setting, instead in _STAGE_SETTINGS.items():
         stages = [stage for stage, resources in spec.resources.items() if getattr(resources, setting)]

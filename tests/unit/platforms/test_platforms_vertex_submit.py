@@ -382,7 +382,7 @@ def test_a_secret_that_a_step_needs_is_refused(server: VertexStandIn) -> None:
 
 def test_what_is_dropped_is_told_a_line_each() -> None:
     usual = with_settings(["vertex.variables={MLFLOW_TRACKING_URI: https://mlflow.example.com}"])
-    assert [line.partition(":")[0] for line in vertex.warnings(usual)] == ["deploy, smoke"]
+    assert [line.partition(":")[0] for line in vertex.warnings(usual.spec)] == ["deploy, smoke"]
     given = with_settings(
         [
             "resources.default={timeout: 2h}",
@@ -392,7 +392,7 @@ def test_what_is_dropped_is_told_a_line_each() -> None:
             "security_context: {run_as_user: 1000}, config_map: m, secrets: [{variable: T, secret: s, key: k}]}",
         ]
     )
-    lines = vertex.warnings(given)
+    lines = vertex.warnings(given.spec)
     assert [line.partition(":")[0] for line in lines] == [
         "resources.train.node_selector",
         "resources.train.tolerations",
