@@ -178,7 +178,7 @@ class Blessing(Document):
     decision: str
     model_digest: str
     evaluation_digest: str
-    rules: list[RuleResult]
+    rules: list[RuleResult] = Field(default_factory=list)
     reasons: list[str] = Field(default_factory=list)
 
 

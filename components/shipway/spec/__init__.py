@@ -19,18 +19,23 @@ from shipway.spec.model import (
 )
 from shipway.spec.parameters import dump_section, load_gates, load_section, load_split, load_train
 from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, Step, VertexSection
+from shipway.spec.rollout import EndpointSection, EndpointSettings, RolloutSection, Rule
 
 __all__ = [
     "METRICS",
     "Accelerator",
     "ColumnSplit",
     "DataSection",
+    "EndpointSection",
+    "EndpointSettings",
     "EvaluateSection",
     "FeaturesSection",
     "GateRule",
     "HashSplit",
     "KubeflowSection",
     "ModelSpec",
+    "RolloutSection",
+    "Rule",
     "SchemaSection",
     "SklearnTrain",
     "SplitSection",

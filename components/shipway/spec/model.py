@@ -17,6 +17,7 @@ from shipway.spec.resources import (
     check_resources,
     resources_of,
 )
+from shipway.spec.rollout import EndpointSection, RolloutSection
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -224,7 +225,7 @@ class GateRule(Section):
 
 
 class ModelSpec(Section):
-    """One model: its data, schema, split, features, training, evaluation, gates, and where its pipeline runs."""
+    """One model: its data, schema, split, features, training, evaluation, gates, where it runs and is served."""
 
     name: str = Field(pattern=_NAME, description="Lower-case letters, digits and dashes; names the registry entry too.")
     task: Task
@@ -242,6 +243,8 @@ class ModelSpec(Section):
     )
     kubeflow: KubeflowSection = Field(default_factory=lambda: KubeflowSection(ttl=None))
     vertex: VertexSection = Field(default_factory=lambda: VertexSection(location="us-central1"))
+    endpoint: EndpointSection = Field(default_factory=lambda: EndpointSection(kind=None))
+    rollout: RolloutSection = Field(default_factory=lambda: RolloutSection(strategy="canary"))
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSpec:
