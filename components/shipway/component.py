@@ -11,7 +11,7 @@ from kfp import dsl
 
 from shipway import __version__
 
-IMAGES = ("components", "trainer")
+IMAGES = ("components", "trainer", "deployer")
 
 
 def image_name(image: str, repository: str = "shipway", tag: str = __version__) -> str:

@@ -10,8 +10,10 @@ from shipway.evaluate.component import evaluate
 from shipway.featurize.component import featurize
 from shipway.gate.component import gate
 from shipway.ingest.component import ingest
+from shipway.promote.component import approval, candidate
 from shipway.register.component import champion, register
 from shipway.report.component import report
+from shipway.rollout.component import rollback, rollout
 from shipway.smoke.component import smoke
 from shipway.split.component import split
 from shipway.train.component import train
@@ -19,6 +21,8 @@ from shipway.validate.component import admit, validate
 
 __all__ = [
     "admit",
+    "approval",
+    "candidate",
     "champion",
     "deploy",
     "evaluate",
@@ -27,6 +31,8 @@ __all__ = [
     "ingest",
     "register",
     "report",
+    "rollback",
+    "rollout",
     "smoke",
     "split",
     "train",

@@ -37,8 +37,8 @@ def training(
         spec_digest: Digest of the whole spec, for lineage.
         source: URI of the rows, instead of the one the spec names.
         fingerprint: What the source held when the run was submitted; a change makes ingest run again.
-        endpoint: Where the registered model is staged and smoke-tested: "local" for a server on the machine that runs
-            the steps. Empty: nowhere, the run ends when the model is registered.
+        endpoint: Where the registered model is staged and smoke-tested: the settings of an endpoint, as JSON. Empty:
+            nowhere, the run ends when the model is registered.
     """
     outcome = effect(components.report(name=name))
     with dsl.ExitHandler(outcome, name="run"):
@@ -96,6 +96,6 @@ def training(
                 retried=True,
             )
             release = registered.outputs["release"]
-            with dsl.If(endpoint == "local", name="staging"):
-                staged = effect(components.deploy(release=release), retried=True)
-                effect(components.smoke(release=release, deployment=staged.outputs["deployment"]))
+            with dsl.If(endpoint != "", name="staging"):
+                staged = effect(components.deploy(release=release, endpoint=endpoint), retried=True)
+                effect(components.smoke(release=release, deployment=staged.outputs["deployment"], endpoint=endpoint))

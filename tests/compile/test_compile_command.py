@@ -23,8 +23,14 @@ def test_each_example_has_a_file_of_its_own(spec: Path, tmp_path: Path) -> None:
     done = compile_(tmp_path, str(spec))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    (document,) = yaml.safe_load_all((tmp_path / "build/pipelines" / spec.parent.name / "training.yaml").read_text())
+    folder = tmp_path / "build/pipelines" / spec.parent.name
+    (document,) = yaml.safe_load_all((folder / "training.yaml").read_text())
     assert document["pipelineInfo"]["name"] == f"{spec.parent.name}-training"
+    for name in ("promotion", "rollback"):
+        done = compile_(tmp_path, str(spec), "--pipeline", name)
+        assert (done.returncode, done.stdout) == (0, f"wrote build/pipelines/{spec.parent.name}/{name}.yaml\n")
+        (document,) = yaml.safe_load_all((folder / f"{name}.yaml").read_text())
+        assert document["pipelineInfo"]["name"] == f"{spec.parent.name}-{name}"
 
 
 def test_the_target_decides_the_names(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from shipway.lineage.project import PROJECT_VARIABLE
-from shipway.platforms.compile import compile_training
+from shipway.platforms.compile import compile_pipeline
 from shipway.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
@@ -27,5 +27,5 @@ def test_what_the_page_shows_compiles(block: str, tmp_path: Path, monkeypatch: p
     path.write_text((PENGUINS / "shipway.yaml").read_text() + block)
     spec = load_spec(path)
     for target in ("kubeflow", "vertex"):
-        compile_training(spec, tmp_path / f"{target}.yaml", target=target)
+        compile_pipeline("training", spec, tmp_path / f"{target}.yaml", target=target)
         assert f"name: {spec.name}-training" in (tmp_path / f"{target}.yaml").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shipway.lineage.project import PROJECT_VARIABLE
-from shipway.platforms.compile import compile_training
+from shipway.platforms.compile import compile_pipeline
 from shipway.spec import load_spec
 
 PENGUINS = Path(__file__).parents[2] / "pipelines" / "examples" / "penguins"
@@ -32,7 +32,7 @@ components.load_component_from_file(compiled)()
 @pytest.mark.slow
 def test_the_same_file_runs_here_and_ends_at_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROJECT_VARIABLE, str(PENGUINS))
-    compile_training(load_spec(PENGUINS / "shipway.yaml", SETTINGS), tmp_path / "training.yaml")
+    compile_pipeline("training", load_spec(PENGUINS / "shipway.yaml", SETTINGS), tmp_path / "training.yaml")
     assert "\n---\n" in (tmp_path / "training.yaml").read_text()
     state = {"SHIPWAY_STATE": str(tmp_path / "state"), PROJECT_VARIABLE: str(PENGUINS), "PYTHONHASHSEED": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SHIPWAY_")} | state

@@ -9,7 +9,7 @@ import yaml
 from shipway.errors import InputError
 from shipway.lineage.project import PROJECT_VARIABLE
 from shipway.platforms.arguments import pipeline_arguments
-from shipway.platforms.compile import Images, compile_training
+from shipway.platforms.compile import Images, compile_pipeline
 from shipway.platforms.local import step_names
 from shipway.spec import ModelSpec, load_spec
 
@@ -28,7 +28,7 @@ def spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mod
 @pytest.fixture
 def compiled(spec: ModelSpec, tmp_path: Path) -> Path:
     path = tmp_path / "deep" / "training.yaml"
-    compile_training(spec, path)
+    compile_pipeline("training", spec, path)
     return path
 
 
@@ -80,10 +80,11 @@ def test_nothing_is_installed_at_run_time_and_images_are_named(spec: ModelSpec, 
     names = {"trainer": "registry.example/team/trainer@sha256:" + "0" * 64, "server": "s", "trigger": "t"}
     pushed.write_text(json.dumps(names))
     path = tmp_path / "training.yaml"
-    compile_training(spec, path, Images.from_file(pushed, "registry.example/team", "1.2"))
+    compile_pipeline("training", spec, path, Images.from_file(pushed, "registry.example/team", "1.2"))
     executors = documents(path)[0]["deploymentSpec"]["executors"]
     images = {name.removeprefix("exec-"): entry["container"]["image"] for name, entry in executors.items()}
     assert images.pop("train") == "registry.example/team/trainer@sha256:" + "0" * 64
+    assert {images.pop(step) for step in ("deploy", "smoke")} == {"registry.example/team/deployer:1.2"}
     assert set(images.values()) == {"registry.example/team/components:1.2"}
     assert "pip install" not in path.read_text()
 
@@ -122,5 +123,5 @@ def test_vertex_accepts_the_first_document(compiled: Path, tmp_path: Path) -> No
 
 def test_compiling_twice_gives_the_same_bytes(spec: ModelSpec, tmp_path: Path) -> None:
     for name in ("one.yaml", "two.yaml"):
-        compile_training(spec, tmp_path / name)
+        compile_pipeline("training", spec, tmp_path / name)
     assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shipway import __version__
-from shipway.cli.options import ImagesOption, RepositoryOption, SettingOption, SpecArgument, TagOption
+from shipway.cli.options import (
+    ImagesOption,
+    ParameterOption,
+    PipelineOption,
+    RepositoryOption,
+    SettingOption,
+    SpecArgument,
+    TagOption,
+)
 from shipway.errors import InputError
 
 if TYPE_CHECKING:
+    from shipway.platforms.compile import Images
     from shipway.platforms.follow import RemoteRun
     from shipway.platforms.schedules import ScheduleInfo
-    from shipway.platforms.submission import Submission, Target
+    from shipway.platforms.submission import Submission
 
 schedule_app = typer.Typer(help="Run a pipeline again and again on a platform.", no_args_is_help=True)
 
@@ -25,6 +34,8 @@ NameOption = Annotated[str, typer.Option("--name", help="The schedule's name; de
 def submit(
     spec: SpecArgument,
     target: TargetOption,
+    pipeline: PipelineOption = "training",
+    parameter: ParameterOption = None,
     setting: SettingOption = None,
     data: DataOption = "",
     repository: RepositoryOption = "shipway",
@@ -35,11 +46,18 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: seconds to follow; the run goes on.")] = None,
 ) -> None:
-    """Run the training pipeline on Kubeflow or Vertex AI; the same submission again finds the first run."""
+    """Run a pipeline on Kubeflow or Vertex AI; the same submission again finds the first run.
+
+    A rollback is a new run each time.
+    """
+    from shipway.platforms.compile import Images
+
     platform = _platform(target)
     if timeout is not None and (timeout <= 0 or not wait):
         raise InputError(f"--timeout: expected seconds above 0 together with --wait, found {timeout:g}")
-    submission = _prepare(spec, target, setting, data, repository, tag, images, key, scheduled=False)
+    submission = _prepare(
+        spec, target, pipeline, parameter, setting, data, Images.read(images, repository, tag), key, scheduled=False
+    )
     _warn(platform, submission)
     run = platform.submit(submission, pipeline_root=pipeline_root or None)
     how = "started" if run.created else f"found: {run.status().state} (another --key starts a new one)"
@@ -54,6 +72,8 @@ def create(
     target: TargetOption,
     cron: Annotated[str, typer.Option(help='When: "minute hour day-of-month month day-of-week", as "0 3 * * *".')],
     name: NameOption = "",
+    pipeline: PipelineOption = "training",
+    parameter: ParameterOption = None,
     setting: SettingOption = None,
     data: DataOption = "",
     repository: RepositoryOption = "shipway",
@@ -66,9 +86,13 @@ def create(
     end: Annotated[str, typer.Option(help="When it ends; default: never.")] = "",
 ) -> None:
     """Make a schedule; the same again changes nothing, a changed one takes the old one's place."""
+    from shipway.platforms.compile import Images
+
     platform = _platform(target)
     begins, ends = _moment("--start", start), _moment("--end", end)
-    submission = _prepare(spec, target, setting, data, repository, tag, images, "", scheduled=True)
+    submission = _prepare(
+        spec, target, pipeline, parameter, setting, data, Images.read(images, repository, tag), "", scheduled=True
+    )
     _warn(platform, submission)
     made = platform.create_schedule(
         submission,
@@ -93,21 +117,39 @@ def list_(spec: SpecArgument, target: TargetOption, setting: SettingOption = Non
 
 
 @schedule_app.command()
-def pause(spec: SpecArgument, target: TargetOption, name: NameOption = "", setting: SettingOption = None) -> None:
+def pause(
+    spec: SpecArgument,
+    target: TargetOption,
+    name: NameOption = "",
+    pipeline: PipelineOption = "training",
+    setting: SettingOption = None,
+) -> None:
     """Switch a schedule off; runs that go on are left alone."""
-    typer.echo(_line(_on_schedule(spec, target, name, setting, "pause_schedule")))
+    typer.echo(_line(_on_schedule(spec, target, name, pipeline, setting, "pause_schedule")))
 
 
 @schedule_app.command()
-def resume(spec: SpecArgument, target: TargetOption, name: NameOption = "", setting: SettingOption = None) -> None:
+def resume(
+    spec: SpecArgument,
+    target: TargetOption,
+    name: NameOption = "",
+    pipeline: PipelineOption = "training",
+    setting: SettingOption = None,
+) -> None:
     """Switch a schedule on."""
-    typer.echo(_line(_on_schedule(spec, target, name, setting, "resume_schedule")))
+    typer.echo(_line(_on_schedule(spec, target, name, pipeline, setting, "resume_schedule")))
 
 
 @schedule_app.command()
-def delete(spec: SpecArgument, target: TargetOption, name: NameOption = "", setting: SettingOption = None) -> None:
+def delete(
+    spec: SpecArgument,
+    target: TargetOption,
+    name: NameOption = "",
+    pipeline: PipelineOption = "training",
+    setting: SettingOption = None,
+) -> None:
     """Delete a schedule; its runs stay."""
-    _on_schedule(spec, target, name, setting, "delete_schedule")
+    _on_schedule(spec, target, name, pipeline, setting, "delete_schedule")
     typer.echo("deleted")
 
 
@@ -127,17 +169,17 @@ def _platform(target: str) -> Any:
 
 def _prepare(
     spec: Path,
-    target: "Target | str",
+    target: str,
+    pipeline: str,
+    parameter: list[str] | None,
     setting: list[str] | None,
     data: str,
-    repository: str,
-    tag: str,
-    images: Path | None,
+    images: "Images",
     key: str,
     *,
     scheduled: bool,
 ) -> "Submission":
-    from shipway.platforms.compile import Images
+    from shipway.platforms.pipelines import find_pipeline, given_parameters
     from shipway.platforms.submission import prepare
 
     return prepare(
@@ -145,14 +187,16 @@ def _prepare(
         "vertex" if target == "vertex" else "kubeflow",
         settings=setting or [],
         source=data,
-        images=Images.read(images, repository, tag),
+        images=images,
         key=key,
         scheduled=scheduled,
+        pipeline=pipeline,
+        given=given_parameters(find_pipeline(pipeline), parameter or []),
     )
 
 
 def _warn(platform: Any, submission: "Submission") -> None:
-    for line in platform.warnings(submission.spec):
+    for line in platform.warnings(submission.spec, submission.kind):
         typer.echo(f"note: {line}", err=True)
 
 
@@ -170,11 +214,12 @@ def _follow(run: "RemoteRun", submission: "Submission", timeout: float | None) -
         return 130
 
 
-def _on_schedule(spec: Path, target: str, name: str, setting: list[str] | None, action: str) -> Any:
+def _on_schedule(spec: Path, target: str, name: str, pipeline: str, setting: list[str] | None, action: str) -> Any:
+    from shipway.platforms.pipelines import find_pipeline
     from shipway.spec import load_spec
 
     loaded = load_spec(spec, setting or [])
-    return getattr(_platform(target), action)(loaded, name or f"{loaded.name}-training")
+    return getattr(_platform(target), action)(loaded, name or f"{loaded.name}-{find_pipeline(pipeline).name}")
 
 
 def _line(info: "ScheduleInfo") -> str:

@@ -4,24 +4,25 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shipway import __version__
-from shipway.cli import cluster
+from shipway.cli import cluster, promotion
 from shipway.cli.options import (
     ImagesOption,
+    ParameterOption,
+    PipelineOption,
     RepositoryOption,
     SettingOption,
     SpecArgument,
     StateOption,
     TagOption,
+    load_project,
+    use_state,
 )
 from shipway.errors import InputError, ShipwayError
-
-if TYPE_CHECKING:
-    from shipway.spec import ModelSpec
 
 app = typer.Typer(
     help="Continuous training and delivery of models. "
@@ -36,14 +37,20 @@ models_app = typer.Typer(help="Look at the registry.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(models_app, name="models")
 app.add_typer(cluster.schedule_app, name="schedule")
+app.add_typer(promotion.rollout_app, name="rollout")
 app.command()(cluster.submit)
+app.command()(promotion.approve)
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
 
 
 @app.command()
 def run(
     spec: SpecArgument,
+    pipeline: PipelineOption = "training",
+    parameter: ParameterOption = None,
     runner: Annotated[str, typer.Option(help="subprocess or docker: what each step runs in.")] = "subprocess",
-    data: Annotated[str, typer.Option(help="URI or glob of the rows, instead of the spec's.")] = "",
+    data: Annotated[str, typer.Option(help="Training: URI or glob of the rows, instead of the spec's.")] = "",
     setting: SettingOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder that gets a folder a run.")] = Path("runs"),
@@ -52,15 +59,25 @@ def run(
     tag: TagOption = __version__,
     images: ImagesOption = None,
 ) -> None:
-    """Run the training pipeline on this machine, from raw rows to a served model."""
+    """Run a pipeline on this machine: the training, from raw rows to a served model, unless another is named."""
     from shipway.platforms.compile import Images
     from shipway.platforms.local import RunOptions
     from shipway.platforms.local import run as run_locally
+    from shipway.platforms.pipelines import find_pipeline, given_parameters
 
     if runner not in ("subprocess", "docker"):
         raise InputError(f"--runner: expected subprocess or docker, found {runner!r}")
     options = RunOptions(
-        spec, runner, data, setting or [], not no_cache, runs, state, Images.read(images, repository, tag)
+        spec=spec,
+        runner=runner,
+        pipeline=pipeline,
+        given=given_parameters(find_pipeline(pipeline), parameter or []),
+        source=data,
+        settings=setting or [],
+        cache=not no_cache,
+        runs=runs,
+        state=state,
+        images=Images.read(images, repository, tag),
     )
     summary = run_locally(options)
     raise typer.Exit(summary.exit_code)
@@ -69,8 +86,10 @@ def run(
 @app.command(name="compile")
 def compile_(
     spec: SpecArgument,
+    pipeline: PipelineOption = "training",
+    parameter: ParameterOption = None,
     output: Annotated[
-        Path | None, typer.Option(help="The YAML file to write; default: build/pipelines/NAME/training.yaml.")
+        Path | None, typer.Option(help="The YAML file to write; default: build/pipelines/NAME/PIPELINE.yaml.")
     ] = None,
     target: Annotated[str, typer.Option(help="kubeflow or vertex: whose machines and settings are used.")] = "kubeflow",
     setting: SettingOption = None,
@@ -78,23 +97,29 @@ def compile_(
     tag: TagOption = __version__,
     images: ImagesOption = None,
 ) -> None:
-    """Compile the training pipeline to YAML for Kubeflow or Vertex."""
+    """Compile a pipeline to YAML for Kubeflow or Vertex."""
     from shipway.platforms.arguments import check_columns
-    from shipway.platforms.compile import Images, compile_training
+    from shipway.platforms.compile import Images, compile_pipeline
+    from shipway.platforms.pipelines import endpoint_notes, find_pipeline, given_parameters
 
     if target not in ("kubeflow", "vertex"):
         raise InputError(f"--target: expected kubeflow or vertex, found {target!r}")
-    loaded = _load(spec, setting)
-    check_columns(loaded, spec)
+    chosen = find_pipeline(pipeline)
+    given = given_parameters(chosen, parameter or [])
+    loaded = load_project(spec, setting)
+    if chosen.reads_data:
+        check_columns(loaded, spec)
     names = Images.read(images, repository, tag)
-    path = output or Path("build/pipelines") / loaded.name / "training.yaml"
-    compile_training(loaded, path, names, target="vertex" if target == "vertex" else "kubeflow")
+    path = output or Path("build/pipelines") / loaded.name / f"{pipeline}.yaml"
+    compile_pipeline(pipeline, loaded, path, names, target="vertex" if target == "vertex" else "kubeflow", given=given)
     typer.echo(f"wrote {path}")
+    notes = endpoint_notes(pipeline, loaded) if chosen.needs_endpoint else []
     if target == "vertex":
         from shipway.platforms.vertex_job import warnings
 
-        for line in warnings(loaded):
-            typer.echo(f"note: {line}", err=True)
+        notes = warnings(loaded, pipeline)
+    for line in notes:
+        typer.echo(f"note: {line}", err=True)
 
 
 @spec_app.command(name="check")
@@ -102,7 +127,7 @@ def check(spec: SpecArgument, setting: SettingOption = None) -> None:
     """Check a spec and the files it names, without running anything."""
     from shipway.platforms.arguments import check_columns, pipeline_arguments
 
-    loaded = _load(spec, setting)
+    loaded = load_project(spec, setting)
     pipeline_arguments(loaded)
     check_columns(loaded, spec)
     typer.echo(f"{spec}: ok ({loaded.name}, {loaded.task}, trainer {loaded.train.trainer}, {len(loaded.gates)} gates)")
@@ -120,12 +145,14 @@ def schema() -> None:
 def list_(state: StateOption = Path(".shipway")) -> None:
     """List the registered models and their versions."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from shipway.model.history import notes
     from shipway.model.registry import list_models
 
-    _use_state(state)
-    table = Table("name", "version", "aliases", "created", "digest", box=None, header_style="bold")
+    use_state(state)
+    table = Table("name", "version", "aliases", "created", "digest", "notes", box=None, header_style="bold")
     for entry in list_models():
         table.add_row(
             entry.name,
@@ -133,9 +160,11 @@ def list_(state: StateOption = Path(".shipway")) -> None:
             ", ".join(entry.aliases),
             entry.created.isoformat(timespec="seconds"),
             entry.digest[:19],
+            escape(notes(entry.tags)),
         )
     if table.row_count:
-        Console(soft_wrap=True).print(table)
+        # Into a file or a pipe, nothing is cut to the width of a terminal that is not there.
+        Console(soft_wrap=True, width=None if sys.stdout.isatty() else 10_000).print(table)
     else:
         typer.echo("no model is registered yet")
 
@@ -145,12 +174,15 @@ def lineage(
     name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A version's number or alias after the @.")],
     state: StateOption = Path(".shipway"),
 ) -> None:
-    """Print where a model version comes from: run, data, code, spec, parameters, metrics."""
+    """Print where a model version comes from (run, data, code, spec, parameters, metrics) and how it fared since."""
+    from shipway.model.history import history, other_tags
     from shipway.model.registry import lineage as trace
 
-    _use_state(state)
+    use_state(state)
     model, _, version = name.partition("@")
-    typer.echo(json.dumps(trace(model, version or None), indent=2))
+    found = trace(model, version or None)
+    found |= {"promotion": history(found["tags"]), "tags": other_tags(found["tags"])}
+    typer.echo(json.dumps(found, indent=2))
 
 
 @app.command()
@@ -164,16 +196,19 @@ def serve(
 ) -> None:
     """Serve a registered version in the foreground."""
     from shipway.model.fetch import fetch_package
+    from shipway.model.promotion import any_release
     from shipway.model.registry import STAGING
-    from shipway.model.registry import lineage as trace
 
-    _use_state(state)
+    use_state(state)
     model, _, wanted = name.partition("@")
-    found = trace(model, wanted or STAGING)
-    package = fetch_package(found["package_uri"], state.absolute() / "served")
-    command = [sys.executable, "-m", "shipway.serving", "--package", str(package), "--digest", found["digest"]]
-    command += ["--name", model, "--version", found["version"], "--host", host, "--port", str(port)]
-    typer.echo(f"serving {model} version {found['version']} at http://{host}:{port} (Ctrl-C ends it)")
+    found = any_release(model, wanted or STAGING)
+    package = fetch_package(found.package_uri, state.absolute() / "served")
+    blessing = state.absolute() / "served" / f"{model}-{found.version}.blessing.json"
+    found.blessing.write(blessing)
+    command = [sys.executable, "-m", "shipway.serving", "--package", str(package), "--digest", found.digest]
+    command += ["--blessing", str(blessing), "--name", model, "--version", found.version]
+    command += ["--host", host, "--port", str(port)]
+    typer.echo(f"serving {model} version {found.version} at http://{host}:{port} (Ctrl-C ends it)")
     sys.stdout.flush()
     # The server takes this process's place, so that signals reach it.
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
@@ -191,12 +226,15 @@ def step(context: typer.Context) -> None:
 
 @app.command()
 def down(state: StateOption = Path(".shipway")) -> None:
-    """Stop the staging endpoints that runs have left behind."""
+    """End the local endpoints, staging and production, that runs have left behind."""
     from shipway.endpoints.local import stop_all
 
-    _use_state(state)
+    use_state(state)
     stopped = [
-        f"stopped {found.name} {found.version} at {found.url}" for found in stop_all(state.absolute()) if found.url
+        f"stopped {found.name} ({environment}) {found.live.version if found.live else ''} at {found.url}"
+        if found.url
+        else f"forgot {found.name} ({environment}), whose server was not running"
+        for environment, found in stop_all(state.absolute())
     ]
     typer.echo("\n".join(stopped) or "nothing was running")
 
@@ -218,21 +256,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("shipway: interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _load(path: Path, settings: list[str] | None) -> "ModelSpec":
-    """Reads a spec and makes its folder the project."""
-    from shipway.lineage.project import PROJECT_VARIABLE
-    from shipway.spec import load_spec
-
-    os.environ[PROJECT_VARIABLE] = str(path.absolute().parent)
-    return load_spec(path, settings or [])
-
-
-def _use_state(state: Path) -> None:
-    from shipway.lineage.project import STATE_VARIABLE
-
-    os.environ[STATE_VARIABLE] = str(state.absolute())
 
 
 if __name__ == "__main__":

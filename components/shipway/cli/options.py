@@ -1,9 +1,13 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands have, and what they mean."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from shipway.spec import ModelSpec
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file; its folder is the project.")]
 SettingOption = Annotated[
@@ -14,4 +18,29 @@ StateOption = Annotated[
 ]
 RepositoryOption = Annotated[str, typer.Option(help="What stands before an image's name.")]
 TagOption = Annotated[str, typer.Option(help="The images' tag.")]
+PipelineOption = Annotated[str, typer.Option("--pipeline", help="training, promotion or rollback.")]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        metavar="NAME=VALUE",
+        help="A parameter of the pipeline: version, override (promotion), reason, to (rollback).",
+    ),
+]
 ImagesOption = Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")]
+
+
+def load_project(path: Path, settings: list[str] | None) -> "ModelSpec":
+    """Reads a spec and makes its folder the project."""
+    from shipway.lineage.project import PROJECT_VARIABLE
+    from shipway.spec import load_spec
+
+    os.environ[PROJECT_VARIABLE] = str(path.absolute().parent)
+    return load_spec(path, settings or [])
+
+
+def use_state(state: Path) -> None:
+    """Makes a folder the state folder."""
+    from shipway.lineage.project import STATE_VARIABLE
+
+    os.environ[STATE_VARIABLE] = str(state.absolute())

@@ -5,12 +5,13 @@ from kfp.dsl import Artifact, Input, Output
 from shipway.component import component
 
 
-@component()
-def deploy(release: Input[Artifact], deployment: Output[Artifact]) -> str:
+@component("deployer")
+def deploy(release: Input[Artifact], endpoint: str, deployment: Output[Artifact]) -> str:
     """Serves a blessed release on the staging endpoint.
 
     Args:
         release: The registered version and where its package lies.
+        endpoint: The endpoint's settings as JSON.
         deployment: What the endpoint serves now, and what it served before.
 
     Returns:
@@ -21,7 +22,7 @@ def deploy(release: Input[Artifact], deployment: Output[Artifact]) -> str:
     from shipway.lineage.steps import step
 
     with step("deploy", deployment.path) as record:
-        result = run(release.path, deployment.path)
+        result = run(release.path, endpoint, deployment.path)
         deployment.metadata.update(safe_metadata(result.deployment.model_dump()))
         record.show(endpoint=result.deployment.url, version=result.deployment.version, example=result.example)
         return result.deployment.url

@@ -56,10 +56,12 @@ def call(
         UnreachableError: Nobody answered in time.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=seconds)
     try:
         try:
-            connection.request(method, parts.path or "/", body, {"content-type": "application/json", **(headers or {})})
+            connection.request(method, target, body, {"content-type": "application/json", **(headers or {})})
         except (BrokenPipeError, ConnectionResetError):
             # The server had enough before the body was sent; its reason may still be there to read.
             if body is None or connection.sock is None:

@@ -1,116 +1,63 @@
-"""The local endpoint: one server process a model name, which outlives the run that started it.
+"""The local endpoint: one server process a model name and environment, which outlives the run that started it.
 
-Its files, all below `<state folder>/endpoints`, which nobody else may read:
-
-    NAME.json     what is meant to be served, what was served before it, and the port (written atomically)
-    NAME.server   the server's claim: locked while the process lives, with its pid and port inside (see `claim`)
-    NAME.token    the bearer token for the server's administration
-    NAME.lock     held by whoever deploys, so that two deploys take turns
-    NAME.log      what the server has to say
-    packages/     copies of the served packages, by digest
-
-What runs is always asked of the claim and of the server itself, never of NAME.json, which only says what was meant. It
-is written before the server is touched, so that whoever comes after a `kill -9` at any point can go on from there.
+`local_state` has its files. What runs is always asked of the claim and of the server itself; the state file says what
+is meant. It is written before the server is touched, so that whoever comes after a `kill -9` at any point can go on
+from there: every change begins by making the server serve what is meant, a dead one by starting it anew.
 """
 
 import contextlib
-import os
-import re
-import secrets
-import signal
-import sys
-import time
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from shipway.endpoints.claim import Claimant, ClaimHeldError, claimant, is_held
-from shipway.endpoints.client import Answer, UnreachableError, call, json_bytes
-from shipway.endpoints.packages import check_blessed, local_package, package_folder
-from shipway.endpoints.process import start_process
-from shipway.endpoints.protocol import EndpointStatus
-from shipway.errors import DigestMismatchError, InputError, ShipwayError
-from shipway.lineage.digests import digest_tree
-from shipway.lineage.documents import Deployment, Release
-from shipway.lineage.files import write_bytes
-from shipway.lineage.locks import exclusive
-from shipway.lineage.project import state_folder
+from shipway.endpoints.client import Answer
+from shipway.endpoints.local_apply import Reconciler
+from shipway.endpoints.local_server import SERVER_COMMAND, LocalServer, ServedRevision, Table, server_options
+from shipway.endpoints.local_state import (
+    EndpointFiles,
+    EndpointState,
+    MeantMirror,
+    MeantRevision,
+    checked_shares,
+    endpoint_names,
+    used_digests,
+)
+from shipway.endpoints.packages import check_blessed, local_package, remove_unused
+from shipway.endpoints.protocol import (
+    ConflictError,
+    EndpointStatus,
+    RevisionStatus,
+    revision_id,
+)
+from shipway.endpoints.window import Window
+from shipway.errors import InputError, ShipwayError
+from shipway.lineage.documents import Release
+from shipway.lineage.project import project_folder, state_folder
+from shipway.spec.rollout import EndpointSection
 
-PORT_VARIABLE = "SHIPWAY_STAGING_PORT"
-SERVER_COMMAND = (sys.executable, "-P", "-m", "shipway.serving")
+log = logging.getLogger("shipway.endpoints")
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_HOST = "127.0.0.1"
-_HEALTH_SECONDS = 5.0
-_LOAD_SECONDS = 120.0
-_LOCK_SECONDS = 300.0
-_PRIVATE = 0o600
-_GRACE_SECONDS = 15.0
-_POLL_SECONDS = 0.05
-_LOG_LINES = 15
-_EXITS: dict[int, type[ShipwayError]] = {kind.exit_code: kind for kind in (InputError, ClaimHeldError)}
-
-
-class ServedRevision(BaseModel):
-    """A version that an endpoint serves, served or is about to serve.
-
-    Attributes:
-        version: The registry's version.
-        digest: The digest of its package.
-        package: The folder with the copy of its package.
-        verified: Whether it passed its checks once it was deployed.
-    """
-
-    version: str
-    digest: str
-    package: str
-    verified: bool = False
-
-    def is_same(self, version: str, digest: str) -> bool:
-        """Tells whether this is the version with that digest."""
-        return (self.version, self.digest) == (version, digest)
-
-
-class EndpointState(BaseModel):
-    """What is meant to be served.
-
-    Attributes:
-        port: The port of the latest server; 0 before the first.
-        current: What is meant to be served.
-        previous: What to come back to when `current` turns out bad.
-    """
-
-    schema_version: int = 1
-    port: int = 0
-    current: ServedRevision | None = None
-    previous: ServedRevision | None = None
-
-    def moved_to(self, revision: ServedRevision) -> "EndpointState":
-        """Returns the state in which `revision` is meant to be served.
-
-        What to come back to is the current revision, unless that was never verified and the one before it was.
-        """
-        current, previous = self.current, self.previous
-        if current is not None and current.is_same(revision.version, revision.digest):
-            return self.model_copy(update={"current": revision.model_copy(update={"verified": current.verified})})
-        back = previous if current is None or (previous and previous.verified and not current.verified) else current
-        if back is not None and back.is_same(revision.version, revision.digest):
-            revision, back = back, None
-        return self.model_copy(update={"current": revision, "previous": back})
+RECORD_BYTES = 32 * 1024
+_WINDOWS: TypeAdapter[dict[str, Window]] = TypeAdapter(dict[str, Window])
 
 
 class LocalEndpoint:
-    """Serves one model from a process of this machine.
+    """Serves one model from processes of this machine.
 
     Args:
         name: The model's name.
         state: The state folder; default: this project's.
+        environment: `staging` or `production`; each has its own server and port.
+        section: The spec's section `endpoint`; what it says of the server holds from the next start of one.
         command: What starts a server; its options are appended.
-        start_seconds: How long a server may take to become ready.
+        seconds: How long a server may take to become ready, and a revision to be loaded.
 
     Raises:
-        InputError: The name cannot be a file's.
+        InputError: The name cannot be a file's, or there is no such environment.
     """
 
     def __init__(
@@ -118,286 +65,273 @@ class LocalEndpoint:
         name: str,
         state: Path | None = None,
         *,
+        environment: str = "staging",
+        section: EndpointSection | None = None,
         command: Sequence[str] = SERVER_COMMAND,
-        start_seconds: float = 120.0,
+        seconds: float = 120.0,
     ) -> None:
-        if not _NAME.fullmatch(name):
-            raise InputError(f"endpoint {name!r}: expected lower-case letters, digits, dashes and underscores")
-        self.name = name
         self._state = (state or state_folder()).absolute()
-        self._folder = self._state / "endpoints"
-        self._command = list(command)
-        self._start_seconds = start_seconds
-        self._claim = self._file("server")
+        self._section = section
+        self._files = EndpointFiles(name, environment, self._state)
+        self._server = LocalServer(self._files, command, seconds)
+        self._bring = Reconciler(self._files, self._server)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._files.name
+
+    @property
+    def lag_seconds(self) -> float:
+        """The server is asked itself."""
+        return 0.0
 
     def status(self) -> EndpointStatus:
-        """Returns what is served now, as the server itself says."""
-        holder = claimant(self._claim)
+        """Returns what is served now: shares and readiness as the server says, the rest as meant."""
+        state, holder = self._files.read(), self._server.holder()
+        table = self._server.table(holder) if holder is not None else None
         if holder is None:
-            return EndpointStatus(self.name)
-        url = _url(holder)
-        try:
-            answer = call("GET", f"{url}/v2/models/{self.name}/ready", seconds=_HEALTH_SECONDS)
-        except UnreachableError:
-            return EndpointStatus(self.name, url, pid=holder.pid)
-        version, digest = (answer.headers.get(f"x-model-{what}", "") for what in ("version", "digest"))
-        return EndpointStatus(self.name, url, version, digest, answer.status == 200, holder.pid)
+            reason = "no server is running; the next change of the endpoint starts one"
+        elif table is None:
+            reason = f"the server process {holder.pid} does not answer; the next change of the endpoint replaces it"
+        else:
+            reason = "the server has not loaded it; the next change of the endpoint has it do so"
+        rows = table.revisions if table is not None else []
+        meant = {found.id for found in state.revisions}
+        # Without a state file, whatever a living server tells is all there is to know.
+        orphans = [] if meant else [_told(row) for row in rows]
+        return EndpointStatus(
+            name=self.name,
+            url=self._server.url(holder) if holder is not None else "",
+            revisions=(*(_status(found, state, table, reason) for found in state.revisions), *orphans),
+            pid=holder.pid if holder is not None else 0,
+            generation=state.generation,
+            record=state.record,
+            edges=tuple(table.edges) if table is not None else (),
+        )
 
-    def stage(self, release: Release) -> Deployment:
-        """Serves a release; a living server swaps it in without dropping a request, a dead one is started.
+    def stage(
+        self,
+        release: Release,
+        revision: str = "",
+        *,
+        edges: Sequence[float] = (),
+        expect: str | None = None,
+    ) -> EndpointStatus:
+        """Puts a revision there with no traffic, in a process of its own unless it is the only one.
 
         Raises:
             NotBlessedError: No blessing names the release's digest.
             DigestMismatchError: The package's bytes are not the release's.
-            InputError: There is no package, or the port wanted is taken.
-            ShipwayError: The release cannot be served; what was served before still is.
+            InputError: There is no package, the port wanted is taken, or the revision is another and has traffic.
+            NotReadyError: The release cannot be served; what was served before still is.
+            ConflictError: The state is no longer the one expected.
         """
         check_blessed(release)
-        with self._locked():
-            package = local_package(release, self._state)
-            wanted = ServedRevision(version=release.version, digest=release.digest, package=str(package))
-            live = self.status()
-            before = self._known(live)
-            after = before.moved_to(wanted)
-            changed = not (live.ready and wanted.is_same(live.version, live.digest))
-            self._write(after)
-            if changed:
-                try:
-                    self._serve(wanted)
-                except ShipwayError:
-                    self._write(before)
-                    self._revive(before)
-                    raise
-                live = self.status()
-        back = after.previous
-        return Deployment(
-            name=self.name,
-            endpoint="local",
-            url=live.url,
-            version=release.version,
-            digest=release.digest,
-            changed=changed,
-            previous_version=back.version if back else "",
-            previous_digest=back.digest if back else "",
-            previous_package=back.package if back else "",
-        )
-
-    def confirm(self, deployment: Deployment) -> None:
-        """Notes that a deployment passed its checks, so that a later one may come back to it."""
-        with self._locked():
-            state = self._read()
-            current = state.current
-            if current and current.is_same(deployment.version, deployment.digest) and not current.verified:
-                self._write(state.model_copy(update={"current": current.model_copy(update={"verified": True})}))
-
-    def restore(self, deployment: Deployment) -> EndpointStatus:
-        """Takes a deployment back: serves what was served before it, or stops where nothing was.
-
-        Where something else has been deployed since, that stays.
-
-        Raises:
-            ShipwayError: The earlier version cannot be served.
-        """
-        with self._locked():
-            live, state = self.status(), self._read()
-            meant = state.current is not None and state.current.is_same(deployment.version, deployment.digest)
-            served = (live.version, live.digest) == (deployment.version, deployment.digest)
-            if live.ready and not meant and not served:
-                return live
-            if not deployment.previous_digest:
-                self._end()
-                self._write(state.model_copy(update={"current": None, "previous": None}))
-                return EndpointStatus(self.name)
-            earlier = ServedRevision(
-                version=deployment.previous_version,
-                digest=deployment.previous_digest,
-                package=deployment.previous_package,
-                verified=True,
+        wanted = revision or revision_id(release.version, release.digest)
+        with self._change(expect) as read:
+            known = read.revision(wanted)
+            same = known is not None and (known.release.version, known.release.digest) == (
+                release.version,
+                release.digest,
             )
-            self._write(state.model_copy(update={"current": earlier, "previous": None}))
-            self._serve(earlier)
+            if not same and wanted in read.shares:
+                raise InputError(
+                    f"{self._files.what}: revision {wanted} has traffic and is another version; take its traffic first"
+                )
+            package = local_package(release, self._state)
+            before, table = self._bring.living(self._with_options(read))
+            row = table.revision(wanted)
+            if same and row is not None and row.ready:
+                return self.status()
+            others = any(found.id != wanted for found in before.revisions)
+            isolated = others and (self._section is None or self._section.isolation == "process")
+            meant = MeantRevision(
+                id=wanted, release=release, package=str(package), isolated=isolated, edges=list(edges)
+            )
+            self._bring.attempt(before, before.with_revision(meant), anew=wanted)
             return self.status()
 
-    def stop(self) -> EndpointStatus:
-        """Ends the server and returns what it served; its port is kept for the next one."""
-        with self._locked():
-            live = self.status()
-            self._end()
-            self._write(self._read().model_copy(update={"current": None, "previous": None}))
-            return live
-
-    def _serve(self, revision: ServedRevision) -> None:
-        """Makes the server serve a revision: through its administration while it answers, else by a new process."""
-        holder = claimant(self._claim)
-        if holder is None:
-            try:
-                self._start(revision)
-                return
-            except ClaimHeldError:
-                # A server that a killed deploy had started came first; it will do.
-                holder = claimant(self._claim)
-                if holder is None:
-                    raise
-        try:
-            answer = self._load(holder, revision)
-        except UnreachableError:
-            answer = None
-        if answer is None or answer.status in (401, 403, 404):
-            # It hangs, or is not the server that this state folder's token and name belong to: nothing to swap in.
-            self._end(patience=0.0)
-            self._start(revision)
-        elif answer.status == 409:
-            raise DigestMismatchError(f"{self.name} version {revision.version}: {answer.reason()}")
-        elif answer.status != 200:
-            raise ShipwayError(f"{self.name} version {revision.version} cannot be served: {answer.reason()}")
-
-    def _load(self, holder: Claimant, revision: ServedRevision) -> Answer | None:
-        """Asks a server to swap; None where it is another one than the claim's."""
-        url = _url(holder)
-        identity = call("GET", f"{url}/v2", seconds=_HEALTH_SECONDS).json()
-        if not isinstance(identity, dict) or identity.get("instance") != holder.instance:
-            return None
-        order = {"path": revision.package, "version": revision.version, "digest": revision.digest}
-        return call(
-            "POST",
-            f"{url}/v2/repository/models/{self.name}/load",
-            json_bytes(order),
-            {"authorization": f"Bearer {self._token()}"},
-            _LOAD_SECONDS,
-        )
-
-    def _start(self, revision: ServedRevision) -> None:
-        """Starts a server and waits until it is ready.
+    def shift(self, shares: Mapping[str, int], *, expect: str | None = None) -> EndpointStatus:
+        """Gives revisions their shares of the traffic, all at once; a dead server is started again first.
 
         Raises:
-            ShipwayError: It ended, or did not become ready in time; the message has the end of its log.
+            InputError: A revision is not there, or the shares do not add up to 100; nothing has changed.
+            NotReadyError: A revision with a share is not ready; nothing has changed.
+            ConflictError: The state is no longer the one expected.
         """
-        state = self._read()
-        self._token()
-        port = os.environ.get(PORT_VARIABLE, "") or "0"
-        if not port.isdigit():
-            raise InputError(f"{PORT_VARIABLE}: expected a port, found {port!r}")
-        instance = secrets.token_hex(8)
-        arguments = [
-            *("--package", revision.package, "--name", self.name, "--version", revision.version),
-            *("--digest", revision.digest, "--host", _HOST, "--port", port, "--prefer-port", str(state.port)),
-            *("--token-file", str(self._file("token")), "--state-file", str(self._claim)),
-            *("--instance", instance),
-        ]
-        log = self._file("log")
-        process = start_process(self._command, arguments, self._folder, log)
-        deadline = time.monotonic() + self._start_seconds
-        while time.monotonic() < deadline:
-            code = process.returncode
-            if code is not None:
-                kind = _EXITS.get(code, ShipwayError)
-                raise kind(
-                    f"{self.name} version {revision.version}: the server ended at once (exit {code}){_tail(log)}"
+        with self._change(expect) as read:
+            wanted = checked_shares(dict(shares), [found.id for found in read.revisions], self._files.what)
+            # A dead server is started with the new shares: what held it up may be what is losing its share.
+            self._bring.check_ready(read, wanted)
+            self._bring.attempt(read, read if wanted == read.shares else read.with_shares(wanted))
+            return self.status()
+
+    def mirror(self, revision: str, percent: int, *, expect: str | None = None) -> EndpointStatus:
+        """Mirrors a share of the requests to a revision; 0 switches that off.
+
+        Raises:
+            InputError: The revision is not there, or has traffic of its own.
+            NotReadyError: The revision does not answer.
+            ConflictError: The state is no longer the one expected.
+        """
+        if not 0 <= percent <= 100:
+            raise InputError(f"{self._files.what}: cannot mirror {percent} % of the requests, expected 0 to 100")
+        with self._change(expect) as read:
+            if read.revision(revision) is None and percent:
+                raise InputError(f"{self._files.what}: no revision {revision} to mirror to")
+            if revision in read.shares and percent:
+                raise InputError(f"{self._files.what}: revision {revision} has traffic; it cannot be mirrored to")
+            before, _ = self._bring.living(read)
+            if percent:
+                self._bring.check_ready(before, [revision])
+            meant = MeantMirror(revision=revision, percent=percent) if percent else None
+            off = meant is None and before.mirror is not None and before.mirror.revision != revision
+            after = before if off or meant == before.mirror else before.changed(mirror=meant)
+            self._bring.attempt(before, after)
+            return self.status()
+
+    def retire(self, revision: str, *, expect: str | None = None) -> EndpointStatus:
+        """Takes a revision away; the last one left moves into the server's own process.
+
+        Raises:
+            InputError: It has traffic.
+            ConflictError: The state is no longer the one expected.
+        """
+        with self._change(expect) as read:
+            if revision in read.shares:
+                raise InputError(
+                    f"{self._files.what}: revision {revision} has {read.shares[revision]} % of the traffic; "
+                    "shift it away first"
                 )
-            holder = claimant(self._claim)
-            live = self.status() if holder is not None and holder.instance == instance else None
-            if live is not None and live.ready:
-                self._write(self._read().model_copy(update={"port": int(live.url.rpartition(":")[2])}))
-                return
-            time.sleep(_POLL_SECONDS)
-        process.kill()
-        raise ShipwayError(
-            f"{self.name} version {revision.version}: the server was not ready after {self._start_seconds:g} s"
-            f"{_tail(log)}"
-        )
+            if read.revision(revision) is not None:
+                before, _ = self._bring.living(read)
+                self._bring.attempt(before, before.without(revision))
+                self._collect()
+            return self.status()
 
-    def _revive(self, state: EndpointState) -> None:
-        """Starts what was served before a failed deploy, where that deploy's attempt found its server dead."""
-        if state.current is not None and claimant(self._claim) is None and Path(state.current.package).is_dir():
-            # The failed deploy is what the caller has to hear of.
-            with contextlib.suppress(ShipwayError):
-                self._start(state.current)
+    def write_record(self, record: str, *, expect: str | None = None) -> EndpointStatus:
+        """Keeps a text for whoever controls the endpoint, and starts a dead server again.
 
-    def _end(self, patience: float | None = None) -> None:
-        """Ends the server, if one lives: by SIGTERM, and by SIGKILL when that takes longer than `patience` seconds."""
-        patience = _GRACE_SECONDS if patience is None else patience
-        holder = claimant(self._claim)
-        if holder is None:
-            return
-        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _GRACE_SECONDS)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(holder.pid, number)
-            deadline = time.monotonic() + seconds
-            while is_held(self._claim):
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(_POLL_SECONDS)
-            else:
-                return
-        raise ShipwayError(f"{self.name}: the server process {holder.pid} does not end")
+        Raises:
+            InputError: It is too long.
+            ConflictError: The state is no longer the one expected.
+        """
+        if len(record.encode()) > RECORD_BYTES:
+            raise InputError(
+                f"{self._files.what}: the record has {len(record.encode())} bytes, expected 32 KiB at most"
+            )
+        with self._change(expect) as read:
+            state = read if record == read.record else read.changed(record=record)
+            if state is not read:
+                self._files.write(state)
+            if state.shares and self._server.holder() is None:
+                # The record is kept whatever becomes of this; the status says what does not run.
+                try:
+                    self._bring.living(state)
+                except ShipwayError as error:
+                    log.warning("%s", error)
+            return self.status()
 
-    def _known(self, live: EndpointStatus) -> EndpointState:
-        """Returns the state; where it was lost, what the living server says stands in for it."""
-        state = self._read()
-        if state.current is None and live.ready:
-            package = package_folder(live.digest, self._state)
-            if package.is_dir() and digest_tree(package) == live.digest:
-                found = ServedRevision(version=live.version, digest=live.digest, package=str(package))
-                return state.model_copy(update={"current": found})
-        return state
+    def predict(self, revision: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """Asks one revision for predictions, whatever its share.
 
-    def _token(self) -> str:
-        path = self._file("token")
-        if path.is_file() and (token := path.read_text().strip()):
-            return token
-        token = secrets.token_urlsafe(32)
-        write_bytes(path, token.encode(), _PRIVATE)
-        return token
+        Raises:
+            UnreachableError: Nobody answered.
+        """
+        return self._server.ask("POST", f"/revisions/{quote(revision)}/predict", {"instances": list(rows)})
 
-    def _read(self) -> EndpointState:
+    def windows(self, since: float, until: float) -> dict[str, Window]:
+        """Returns what each revision did, as far as the living server process saw it.
+
+        Raises:
+            UnreachableError: Nobody answered.
+            ShipwayError: The server does not tell.
+        """
+        answer = self._server.ask("GET", f"/windows?since={since!r}&until={until!r}")
         try:
-            return EndpointState.model_validate_json(self._file("json").read_text())
-        except (OSError, ValidationError):
-            # Only says what was meant; without it, the server is asked, or started anew.
-            return EndpointState()
+            if answer.status != 200:
+                raise ShipwayError(f"{self._files.what}: no windows to be had: {answer.reason()}")
+            found = _WINDOWS.validate_python(answer.json()["windows"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise ShipwayError(f"{self._files.what}: not windows: {answer.body[:200]!r}") from error
+        meant = {entry.id for entry in self._files.read().revisions}
+        zeros = {revision: Window(revision=revision, since=since, until=until) for revision in meant}
+        return {revision: found.get(revision, zeros[revision]) for revision in sorted(meant)}
 
-    def _write(self, state: EndpointState) -> None:
-        write_bytes(self._file("json"), (state.model_dump_json(indent=2) + "\n").encode(), _PRIVATE)
-
-    def _file(self, kind: str) -> Path:
-        return self._folder / f"{self.name}.{kind}"
+    def stop(self) -> EndpointStatus:
+        """Ends the server and forgets its revisions; returns what it served. Its port is kept for the next one."""
+        with self._files.locked():
+            try:
+                state, live = self._files.read(), self.status()
+            except ShipwayError as error:
+                # A state file that cannot be read is no reason to leave a server behind.
+                log.warning("%s", error)
+                holder = self._server.holder()
+                url, pid = (self._server.url(holder), holder.pid) if holder is not None else ("", 0)
+                state, live = EndpointState(), EndpointStatus(self.name, url, pid=pid)
+            self._server.end()
+            if state.revisions or state.record:
+                state = state.changed(revisions=[], shares={}, mirror=None, record="")
+            self._files.write(state)
+            return live
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _change(self, expect: str | None) -> Iterator[EndpointState]:
+        """Holds the lock and gives the state, once that is the one expected."""
+        with self._files.locked():
+            state = self._files.read()
+            if expect is not None and expect != state.generation:
+                raise ConflictError(
+                    f"{self._files.what} has changed since this was decided: its generation is {state.generation}, "
+                    f"expected {expect}; look at its status and decide anew"
+                )
+            yield state
+
+    def _with_options(self, state: EndpointState) -> EndpointState:
+        """Returns the state with the server's options; says so where a living server has others."""
+        if self._section is None:
+            return state
+        options = server_options(self._section, self._files)
+        project = str(project_folder().absolute()) if self._section.flag_provider else ""
+        if self._server.holder() is not None and options != state.started:
+            log.warning(
+                "%s: the spec's section endpoint has changed; it holds when the server is started next "
+                "(`shipway down` ends it)",
+                self._files.what,
+            )
+        if (options, project) == (state.options, state.project):
+            return state
+        noted = state.model_copy(update={"options": options, "project": project})
+        self._files.write(noted)
+        return noted
+
+    def _collect(self) -> None:
+        """Removes the copies of packages that no endpoint of the state folder is meant to serve."""
+        files = [EndpointFiles(name, environment, self._state) for name, environment in endpoint_names(self._state)]
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._folder.chmod(0o700)
-        except OSError as error:
-            raise InputError(f"{self._folder}: cannot keep the endpoint's state there: {error.strerror}") from error
-        with exclusive(self._file("lock"), _LOCK_SECONDS, f"endpoint {self.name}"):
-            yield
+            remove_unused(used_digests(files), self._state)
+        except (ShipwayError, OSError) as error:
+            log.warning("copies of packages are left where they are: %s", error)
 
 
-def list_endpoints(state: Path | None = None) -> list[EndpointStatus]:
-    """Returns the endpoints of a state folder that have a server process, by name."""
-    found = [LocalEndpoint(name, state).status() for name in _names(state)]
-    return [status for status in found if status.pid]
+def stop_all(state: Path | None = None) -> list[tuple[str, EndpointStatus]]:
+    """Ends every endpoint of a state folder; returns the environment of each that served, and what it served."""
+    folder = (state or state_folder()).absolute()
+    stopped = [
+        (environment, LocalEndpoint(name, folder, environment=environment).stop())
+        for name, environment in endpoint_names(folder)
+    ]
+    return [(environment, status) for environment, status in stopped if status.pid or status.revisions]
 
 
-def stop_all(state: Path | None = None) -> list[EndpointStatus]:
-    """Ends every server of a state folder and returns what each served, by name."""
-    return [LocalEndpoint(status.name, state).stop() for status in list_endpoints(state)]
+def _status(meant: MeantRevision, state: EndpointState, table: Table | None, reason: str) -> RevisionStatus:
+    if table is not None and (row := table.revision(meant.id)) is not None:
+        return _told(row)
+    mirror = state.mirror.percent if state.mirror is not None and state.mirror.revision == meant.id else 0
+    release, share = meant.release, state.shares.get(meant.id, 0)
+    return RevisionStatus(meant.id, release.version, release.digest, share, False, mirror, reason)
 
 
-def _names(state: Path | None) -> list[str]:
-    folder = (state or state_folder()) / "endpoints"
-    return sorted(
-        {path.stem for kind in ("json", "server") for path in folder.glob(f"*.{kind}") if _NAME.fullmatch(path.stem)}
-    )
-
-
-def _url(holder: Claimant) -> str:
-    return f"http://{holder.host}:{holder.port}"
-
-
-def _tail(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-    except OSError:
-        lines = []
-    return "; its log:\n" + "\n".join(f"  {line}" for line in lines) if lines else "; its log is empty"
+def _told(row: ServedRevision) -> RevisionStatus:
+    return RevisionStatus(row.id, row.version, row.digest, row.share, row.ready, row.mirror, row.reason)

@@ -1,7 +1,10 @@
 """Copies of released packages that an endpoint may rely on, whatever becomes of the registry or a run's artifacts."""
 
+import os
 import shutil
 import tempfile
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,10 @@ from shipway.lineage.digests import digest_tree
 from shipway.lineage.documents import Release
 from shipway.lineage.files import atomic_folder, read_json
 from shipway.lineage.locks import exclusive
-from shipway.lineage.project import state_folder
+from shipway.lineage.project import state_folder, state_lasts
 
 _LOCK_SECONDS = 300.0
+_UNUSED_SECONDS = 3600.0
 
 
 def check_blessed(release: Release) -> None:
@@ -32,8 +36,15 @@ def check_blessed(release: Release) -> None:
 
 
 def package_folder(digest: str, state: Path | None = None) -> Path:
-    """Returns where the copy of a package lies, or would lie."""
-    return (state or state_folder()) / "endpoints" / "packages" / digest.removeprefix("sha256:")
+    """Returns where the copy of a package lies, or would lie.
+
+    Args:
+        digest: The package's digest.
+        state: The state folder; default: this project's, or in a step's container that has none, a temporary folder.
+    """
+    if state is None:
+        state = state_folder() if state_lasts() else Path(tempfile.gettempdir()) / "shipway"
+    return state / "endpoints" / "packages" / digest.removeprefix("sha256:")
 
 
 def local_package(release: Release, state: Path | None = None) -> Path:
@@ -51,9 +62,28 @@ def local_package(release: Release, state: Path | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # One at a time, because two names may be about to serve the same package.
     with exclusive(target.parent.with_suffix(".lock"), _LOCK_SECONDS, f"copy of {release.package_uri}"):
-        if not (target.is_dir() and digest_tree(target) == release.digest):
+        if target.is_dir() and digest_tree(target) == release.digest:
+            # Says when it was asked for last; see remove_unused.
+            os.utime(target)
+        else:
             _copy(release, target)
     return target
+
+
+def remove_unused(used: Collection[str], state: Path | None = None) -> None:
+    """Removes the copies of packages that nobody refers to and nobody has asked for within the last hour.
+
+    Args:
+        used: Digests of the packages that stay.
+        state: The state folder; default: this project's.
+    """
+    folder = package_folder("", state)
+    if not folder.is_dir():
+        return
+    with exclusive(folder.with_suffix(".lock"), _LOCK_SECONDS, f"copies in {folder}"):
+        for copy in folder.iterdir():
+            if f"sha256:{copy.name}" not in used and time.time() - copy.stat().st_mtime > _UNUSED_SECONDS:
+                shutil.rmtree(copy)
 
 
 def golden_rows(package: Path) -> list[dict[str, Any]]:

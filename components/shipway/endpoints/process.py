@@ -14,7 +14,7 @@ import secrets
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,9 @@ from shipway.errors import ShipwayError
 LAUNCHER_VARIABLE = "SHIPWAY_LAUNCHER"
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|PYTHONDONTWRITEBYTECODE|LD_LIBRARY_PATH|DYLD_\w+|"
-    r"OMP_NUM_THREADS|SSL_CERT_\w+"
+    r"OMP_NUM_THREADS|SSL_CERT_\w+|FLAGD_\w+"
 )
+_STORES = re.compile(r"AWS_\w+|GOOGLE_\w+|STORAGE_EMULATOR_HOST")
 
 
 class ServerProcess(Protocol):
@@ -38,7 +39,13 @@ class ServerProcess(Protocol):
         """Ends it at once."""
 
 
-def start_process(command: Sequence[str], arguments: Sequence[str], folder: Path, log: Path) -> ServerProcess:
+def start_process(
+    command: Sequence[str],
+    arguments: Sequence[str],
+    folder: Path,
+    log: Path,
+    variables: Mapping[str, str] | None = None,
+) -> ServerProcess:
     """Starts a server that outlives this process.
 
     Args:
@@ -46,6 +53,8 @@ def start_process(command: Sequence[str], arguments: Sequence[str], folder: Path
         arguments: The server's options.
         folder: Its working directory on this machine.
         log: Where its output goes, over what was there.
+        variables: Environment variables of its own, besides those with which `arguments` need an object store; where
+            the run starts it, the run gives it all of these itself.
 
     Raises:
         ShipwayError: The run that should start it does not answer.
@@ -54,6 +63,7 @@ def start_process(command: Sequence[str], arguments: Sequence[str], folder: Path
     if launcher:
         return _Launched(launcher, arguments, log)
     environment = {key: value for key, value in os.environ.items() if _INHERITED.fullmatch(key)}
+    environment |= {**store_variables(arguments), **(variables or {})}
     with private_log(log) as handle:
         process = subprocess.Popen(
             [*command, *arguments],
@@ -67,6 +77,13 @@ def start_process(command: Sequence[str], arguments: Sequence[str], folder: Path
     # The server outlives this process; while both live, somebody has to take note of its end.
     threading.Thread(target=process.wait, name=f"wait-{secrets.token_hex(4)}", daemon=True).start()
     return process
+
+
+def store_variables(arguments: Sequence[str]) -> dict[str, str]:
+    """Returns this process's environment variables that a server needs which writes its log to an object store."""
+    if not any("://" in argument for argument in arguments):
+        return {}
+    return {key: value for key, value in os.environ.items() if _STORES.fullmatch(key)}
 
 
 class _Launched:

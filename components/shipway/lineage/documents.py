@@ -50,6 +50,12 @@ def read_document(kind: type[D], path: str | Path) -> D:
         raise InputError(f"{file}: not a {kind.__name__} document: {where}: {fault['msg']}") from error
 
 
+def read_optional(kind: type[D], path: str | Path) -> D | None:
+    """Reads a document, None where the file is empty: an artifact is always there, also when it has nothing to say."""
+    file = Path(path)
+    return None if file.is_file() and file.stat().st_size == 0 else read_document(kind, file)
+
+
 class Breach(BaseModel):
     """One rule of the schema that a batch broke.
 
@@ -195,14 +201,30 @@ class Release(Document):
 
 
 class Deployment(Document):
-    """What an endpoint serves after a deploy, and what it served before."""
+    """What an endpoint serves after a deploy, and what it served before.
+
+    Attributes:
+        name: The model.
+        endpoint: The kind of the endpoint.
+        environment: `staging` or `production`.
+        url: Where it answers.
+        revision: The revision that has all the traffic.
+        version: Its version in the registry.
+        digest: The digest of its package.
+        changed: Whether the traffic moved.
+        previous_revision: The revision to come back to, which is still there without traffic; "" where none is.
+        previous_version: Its version.
+        previous_digest: The digest of its package.
+    """
 
     name: str
     endpoint: str
+    environment: str = "staging"
     url: str
+    revision: str
     version: str
     digest: str
     changed: bool
+    previous_revision: str = ""
     previous_version: str = ""
     previous_digest: str = ""
-    previous_package: str = ""

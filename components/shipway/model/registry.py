@@ -14,18 +14,21 @@ from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
-from shipway.lineage.storage import upload
-from shipway.lineage.storage_errors import scheme
 from shipway.lineage.tracking import client, experiment_id, is_empty, registry_errors, shown_uri, tracking_uri
 from shipway.model.fetch import fetch_package
+from shipway.model.kept import keep_document, put_folder, read_beside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+    from shipway.lineage.documents import Blessing
+
 CHAMPION = "champion"
+PREVIOUS = "previous"
 STAGING = "staging"
+VERIFIED = "staging-verified"
 
 DIGEST_TAG = "shipway.model_digest"
 RUN_TAG = "shipway.run_id"
@@ -33,12 +36,14 @@ DATA_TAG = "shipway.data_version"
 GIT_TAG = "shipway.git_sha"
 SPEC_TAG = "shipway.spec_digest"
 TRAIN_RUN_TAG = "shipway.train_run_id"
+BLESSING_TAG = "shipway.blessing_digest"
+DECISION_TAG = "shipway.decision"
+BLESSING = "blessing"
 METRIC_PREFIX = "shipway.metric."
 
 _LOCK_SECONDS = 300.0
 _EXPERIMENT = "shipway-packages"
 _PACKAGE_TAG = "shipway.package"
-_OBJECT_STORES = ("s3", "gs", "abfs", "abfss")
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,14 @@ class Published:
     created: bool
 
 
-def publish(name: str, package: str | Path, tags: Mapping[str, str], train_run_id: str = "") -> Published:
-    """Makes sure that the registry has a version of a package, with its tags and the alias `staging`.
+def publish(
+    name: str,
+    package: str | Path,
+    tags: Mapping[str, str],
+    train_run_id: str = "",
+    blessing: Blessing | None = None,
+) -> Published:
+    """Makes sure that the registry has a version of a package, with its blessing, tags and the alias `staging`.
 
     There is one version for each name and package digest, however often this is called and wherever an earlier call
     broke off: a package goes to a place named by its digest, a version is made only once its package is there whole,
@@ -90,6 +101,7 @@ def publish(name: str, package: str | Path, tags: Mapping[str, str], train_run_i
         package: The package's folder.
         tags: Lineage of the version; `DIGEST_TAG` is added.
         train_run_id: The MLflow run that trained it, which then holds the package; else a run made for it does.
+        blessing: The gate's verdict, kept beside the package; the first one stays while it is whole.
 
     Raises:
         DigestMismatchError: What the artifact store holds is not the package.
@@ -116,6 +128,8 @@ def publish(name: str, package: str | Path, tags: Mapping[str, str], train_run_i
         else:
             created = False
             _restore(registry, found, folder, digest)
+        if blessing is not None:
+            _keep_blessing(registry, found, blessing)
         for key, value in wanted.items():
             if found.tags.get(key) is None:
                 registry.set_model_version_tag(name, found.version, key, value)
@@ -171,6 +185,35 @@ def list_models() -> list[ListedModel]:
     return listed
 
 
+def find_version(registry: MlflowClient, name: str, version: str | None = None) -> tuple[RegisteredModel, ModelVersion]:
+    """Returns a model and one version of it; call it inside `registry_errors()`.
+
+    Args:
+        registry: MLflow's client.
+        name: The model.
+        version: A version, an alias, or None for the newest version.
+
+    Raises:
+        InputError: There is no such model, version or alias; the message lists what there is.
+    """
+    model = _find_model(registry, name)
+    if model is None:
+        names = sorted(str(other.name) for other in _pages(registry.search_registered_models))
+        raise InputError(f"no model {name!r}: the registry has {', '.join(names) or 'none'}")
+    return model, _pick(registry, model, version)
+
+
+def require_registry(name: str) -> MlflowClient:
+    """Returns MLflow's client, for a model that is expected to be there.
+
+    Raises:
+        InputError: Nothing was ever registered.
+    """
+    if is_empty():
+        raise InputError(f"no model {name!r}: the registry at {shown_uri(tracking_uri())} is empty")
+    return client()
+
+
 def lineage(name: str, version: str | None = None) -> dict[str, Any]:
     """Returns everything that is known of a version: whence it came and how it was made.
 
@@ -186,15 +229,9 @@ def lineage(name: str, version: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: There is no such model, version or alias; the message lists what there is.
     """
-    if is_empty():
-        raise InputError(f"no model {name!r}: the registry at {shown_uri(tracking_uri())} is empty")
-    registry = client()
+    registry = require_registry(name)
     with registry_errors():
-        model = _find_model(registry, name)
-        if model is None:
-            names = sorted(str(other.name) for other in _pages(registry.search_registered_models))
-            raise InputError(f"no model {name!r}: the registry has {', '.join(names) or 'none'}")
-        found = _pick(registry, model, version)
+        model, found = find_version(registry, name, version)
         tags = dict(found.tags)
         train_run_id = tags.pop(TRAIN_RUN_TAG, "")
         run = _find_run(registry, train_run_id)
@@ -329,13 +366,7 @@ def _find_run(registry: MlflowClient, run_id: str) -> Run | None:
 
 def _upload(registry: MlflowClient, run: Run, folder: Path, digest: str) -> str:
     """Copies the package to the artifact store and returns its URI, once what lies there is the package."""
-    path = _artifact_path(digest)
-    uri = f"{run.info.artifact_uri.rstrip('/')}/{path}"
-    if scheme(uri) in _OBJECT_STORES:
-        # Not through MLflow, whose own way there needs another package for each kind of store.
-        upload(folder, uri)
-    else:
-        registry.log_artifacts(run.info.run_id, str(folder), path)
+    uri = put_folder(registry, run, folder, _artifact_path(digest))
     found = _stored_digest(uri)
     if found != digest:
         raise DigestMismatchError(f"{uri}: the registry holds a package with digest {found}, expected {digest}")
@@ -350,6 +381,19 @@ def _restore(registry: MlflowClient, version: ModelVersion, folder: Path, digest
         whole = False
     if not whole and version.run_id:
         _upload(registry, registry.get_run(version.run_id), folder, digest)
+
+
+def _keep_blessing(registry: MlflowClient, version: ModelVersion, blessing: Blessing) -> None:
+    """Keeps the blessing beside the package, unless an earlier one is there whole."""
+    kept = version.tags.get(BLESSING_TAG)
+    if kept is not None:
+        try:
+            read_beside(str(version.source), BLESSING, kept)
+        except ShipwayError:
+            kept = None
+    if kept is None:
+        digest, _ = keep_document(registry, version, BLESSING, blessing.model_dump(mode="json"))
+        registry.set_model_version_tag(version.name, version.version, BLESSING_TAG, digest)
 
 
 def _stored_digest(uri: str) -> str:

@@ -4,18 +4,18 @@ import importlib
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from shipway import __version__
 from shipway.component import IMAGES, image_name
 from shipway.errors import InputError
 from shipway.lineage.files import write_text
-from shipway.platforms.arguments import pipeline_arguments
 from shipway.platforms.kubernetes import run_settings, use_on_kubernetes
 from shipway.platforms.machines import use_on_kubeflow, use_on_vertex
+from shipway.platforms.pipelines import Target, find_pipeline, parameters
 from shipway.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from shipway_pipelines.tasks import Step
 
-Target = Literal["local", "kubeflow", "vertex"]
 _ENDINGS = (".yaml", ".yml", ".json")
 _OWN_IMAGES = {image_name(image): image for image in IMAGES}
+SERVER_IMAGE = "server"
 # `make push` names these too; no step runs in them.
-_OTHER_IMAGES = ("server", "trigger")
+_OTHER_IMAGES = (SERVER_IMAGE, "trigger")
 
 
 @dataclass(frozen=True)
@@ -76,34 +76,6 @@ class Images:
         return self.pushed.get(image) or image_name(image, self.repository, self.tag)
 
 
-@dataclass(frozen=True)
-class _Pipeline:
-    """A pipeline of `shipway_pipelines`.
-
-    Attributes:
-        function: Where it is, as MODULE:NAME.
-        arguments: Makes its parameters' defaults of a spec.
-    """
-
-    function: str
-    arguments: Callable[[ModelSpec], dict[str, str]]
-
-
-PIPELINES = {"training": _Pipeline("shipway_pipelines.training:training", pipeline_arguments)}
-
-
-def compile_training(
-    spec: ModelSpec,
-    path: Path,
-    images: Images | None = None,
-    *,
-    target: Target = "kubeflow",
-    fresh_data: bool = False,
-) -> None:
-    """Compiles the training pipeline of a spec; see `compile_pipeline`."""
-    compile_pipeline("training", spec, path, images, target=target, fresh_data=fresh_data)
-
-
 def compile_pipeline(
     name: str,
     spec: ModelSpec,
@@ -112,23 +84,28 @@ def compile_pipeline(
     *,
     target: Target = "kubeflow",
     fresh_data: bool = False,
-) -> None:
+    given: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Compiles a pipeline for a spec to a YAML file.
 
     The spec's sections become the parameters' defaults, so that the file runs as it is from a UI or a schedule. What
     the spec asks of Kubernetes alone goes into a second document; the first is the same with and without it.
 
     Args:
-        name: One of `PIPELINES`.
+        name: One of `PIPELINES` of `shipway.platforms.pipelines`.
         spec: The spec; its project folder is the current one.
         path: Where the YAML goes; written atomically. With the ending .json it is JSON, which holds one document only.
         images: How images are named.
         target: The platform whose machines, accelerators and settings are used; `local` uses none.
         fresh_data: Whether every run reads its data anew, as a scheduled one does, instead of taking them from a cache.
+        given: Values of parameters that the spec does not have.
+
+    Returns:
+        The parameters' defaults.
 
     Raises:
-        InputError: A file that the spec names does not exist, the platform has no machine like that, or `path` cannot
-            be written.
+        InputError: A file that the spec names does not exist, the platform has no machine like that, it does not reach
+            the spec's endpoint, or `path` cannot be written.
     """
     from kfp import compiler, dsl
 
@@ -136,23 +113,26 @@ def compile_pipeline(
 
     if path.suffix not in _ENDINGS:
         raise InputError(f"{path}: expected a file that ends in {', '.join(_ENDINGS)}")
-    pipeline = PIPELINES[name]
+    pipeline = find_pipeline(name)
+    names = images or Images()
+    arguments = parameters(pipeline, spec, target, names.name(SERVER_IMAGE)) | dict(given or {})
     module, _, function = pipeline.function.partition(":")
     written = getattr(importlib.import_module(module), function)
-    settings = _Settings(spec, images or Images(), target, fresh_data)
+    settings = _Settings(spec, names, target, fresh_data)
     with customised(settings):
         # kfp fixes a pipeline's steps when it is built, so it is built anew for these settings.
         built = dsl.pipeline(
             written.pipeline_func,
             name=name,
             description=written.description,
-            pipeline_config=run_settings(spec.kubeflow) if target == "kubeflow" else None,
+            pipeline_config=run_settings(spec.kubeflow, deadline=pipeline.cut_short) if target == "kubeflow" else None,
         )
-    text = _written(compiler.Compiler(), built, f"{spec.name}-{name}", pipeline.arguments(spec), path)
+    text = _written(compiler.Compiler(), built, f"{spec.name}-{name}", arguments, path)
     try:
         write_text(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot write the compiled pipeline: {error.strerror}") from error
+    return arguments
 
 
 def _written(compiler: Any, pipeline: Any, name: str, parameters: dict[str, str], path: Path) -> str:

@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -66,14 +67,14 @@ class Display:
 
     def summary(self, summary: Summary, folder: str) -> None:
         """Prints how the run ended and where to look."""
-        colour = "green" if summary.outcome == "shipped" else "red"
+        colour = "red" if summary.exit_code else "green"
         model = summary.model
         console = self._console
         console.print()
-        console.print(Text(f"{summary.outcome} in {summary.seconds:.1f} s", style=f"bold {colour}"))
-        if summary.outcome == "shipped":
-            new = "new" if model.new_version else "already registered"
-            console.print(f"model      {model.name} version {model.version} ({new}), {model.digest}")
+        console.print(Text(f"{summary.outcome.replace('_', ' ')} in {summary.seconds:.1f} s", style=f"bold {colour}"))
+        if not summary.exit_code and model.version:
+            new = f" ({'new' if model.new_version else 'already registered'})" if summary.outcome == "shipped" else ""
+            console.print(f"model      {model.name} version {model.version}{new}, {model.digest}")
         for line in summary.reason:
             console.print(Text(f"reason     {line}", style="red"))
         for rule in summary.gates:
@@ -137,5 +138,18 @@ def _notes(state: StepState) -> Text:
         case "deploy":
             parts = [str(facts.get("endpoint", ""))]
         case _:
-            parts = []
+            parts = _promotion_notes(state.name, facts)
     return Text(", ".join(part for part in parts if part), style="dim")
+
+
+def _promotion_notes(name: str, facts: Mapping[str, Any]) -> list[str]:
+    match name:
+        case "candidate":
+            before = facts.get("stable")
+            return [f"version {facts.get('version', '')}", f"over version {before}" if before else "the first one"]
+        case "approval":
+            return [f"by {facts['approved_by']}" if facts.get("approved_by") else "none needed"]
+        case "rollout" | "rollback":
+            return [str(facts.get("outcome", "")).replace("_", " "), f"version {facts.get('version', '')}"]
+        case _:
+            return []

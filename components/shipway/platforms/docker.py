@@ -28,30 +28,40 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shipway.component import IMAGES
-from shipway.endpoints.process import LAUNCHER_VARIABLE, private_log
+from shipway.endpoints.process import LAUNCHER_VARIABLE, private_log, store_variables
 from shipway.errors import InputError, ShipwayError
 from shipway.lineage.digests import digest_file
 from shipway.lineage.project import PROJECT_VARIABLE, RUN_FOLDER_VARIABLE, RUN_VARIABLE, STATE_VARIABLE
 from shipway.lineage.tracking import URI_VARIABLE
-from shipway.platforms.compile import Images
+from shipway.platforms.compile import SERVER_IMAGE, Images
+from shipway.spec.resources import DEPLOYERS
 
 if TYPE_CHECKING:
     import docker
 
 RUN_LABEL = "shipway.state"
-SERVER_IMAGE = "server"
+PIPELINE_LABEL = "shipway.pipeline"
 REQUIREMENTS_FILE = "requirements.txt"
 _REQUIREMENTS_LABEL = "shipway.requirements"
 _FUNCTION = "--function_to_execute"
 _EXECUTOR_INPUT = "--executor_input"
 # Steps that keep something outside their outputs, below the state folder.
-_KEEPERS = {"train", "champion", "register", "deploy", "smoke"}
-# Steps that talk to the served model, and may have to start or end its server.
-_DEPLOYERS = {"deploy", "smoke"}
+# Those of them that talk to the served model may have to start or end its server.
+_KEEPERS = {"train", "champion", "register", "candidate", "approval", *DEPLOYERS}
 # Steps that talk to MLflow, or fetch what it names.
-_TRACKERS = {"train", "champion", "evaluate", "register"}
-_BASIC_VARIABLES = (PROJECT_VARIABLE, STATE_VARIABLE, RUN_VARIABLE, RUN_FOLDER_VARIABLE, "SHIPWAY_GIT_SHA")
-_REMOTE_PREFIXES = ("AWS_", "MLFLOW_", "STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "SHIPWAY_STAGING_PORT")
+_TRACKERS = {"train", "champion", "evaluate", "register", "candidate", "approval"}
+_BASIC_VARIABLES = (
+    *(PROJECT_VARIABLE, STATE_VARIABLE, RUN_VARIABLE, RUN_FOLDER_VARIABLE),
+    *("SHIPWAY_GIT_SHA", "SHIPWAY_OIDC_ISSUER"),
+)
+_REMOTE_PREFIXES = (
+    "AWS_",
+    "MLFLOW_",
+    "STORAGE_EMULATOR_HOST",
+    "GOOGLE_CLOUD_PROJECT",
+    "SHIPWAY_STAGING_PORT",
+    "SHIPWAY_PRODUCTION_PORT",
+)
 _STOP_SECONDS = 5
 
 
@@ -65,6 +75,7 @@ class Sandbox:
         run: The run's folder.
         launcher: The socket on which servers can be asked for.
         data: URI or path of the rows; None when code of the user's brings them.
+        pipeline: Which pipeline runs.
     """
 
     project: Path
@@ -72,6 +83,12 @@ class Sandbox:
     run: Path
     launcher: Path
     data: str | None
+    pipeline: str = "training"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What marks the run's containers."""
+        return {RUN_LABEL: str(self.state), PIPELINE_LABEL: self.pipeline}
 
     @property
     def scratch(self) -> Path:
@@ -169,7 +186,7 @@ def containers(images: Images, sandbox: Sandbox) -> Iterator[Any]:
     original = docker_task_handler.DockerTaskHandler
     docker_task_handler.DockerTaskHandler = Handler
     with contextlib.closing(docker.from_env()) as client:
-        _remove_leftovers(client, sandbox.state)
+        _remove_leftovers(client, sandbox)
     sandbox.scratch.mkdir(parents=True, exist_ok=True)
     (sandbox.state / "endpoints").mkdir(mode=0o700, exist_ok=True)
     try:
@@ -206,15 +223,15 @@ def run_step(
             list(command),
             environment={**_variables(stage, sandbox), **variables},
             mounts=_mounts(stage, command, scratch, sandbox),
-            labels={RUN_LABEL: str(sandbox.state)},
+            labels=sandbox.labels,
             network_mode="host" if _has_network(stage, sandbox) else "none",
             # The server is found by its process id, whichever container it lives in.
-            pid_mode="host" if stage in _DEPLOYERS else None,
+            pid_mode="host" if stage in DEPLOYERS else None,
             user=f"{os.getuid()}:{os.getgid()}",
             read_only=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            init=stage not in _DEPLOYERS,
+            init=stage not in DEPLOYERS,
         )
     except docker.errors.DockerException as error:
         raise ShipwayError(f"step {stage}: Docker cannot make its container from {image}: {error}") from error
@@ -254,7 +271,7 @@ def _mounts(stage: str, command: Sequence[str], scratch: Path, sandbox: Sandbox)
         writable.append(sandbox.run)
     places = {folder: (folder, True) for folder in readable} | {folder: (folder, False) for folder in writable}
     places[Path("/tmp")] = (scratch, False)  # noqa: S108 - the container's own
-    if stage in _DEPLOYERS:
+    if stage in DEPLOYERS:
         places[sandbox.launcher.parent] = (sandbox.launcher.parent, True)
     return [_mount(target, source, read_only) for target, (source, read_only) in places.items()]
 
@@ -266,7 +283,7 @@ def _mount(target: Path, source: Path, read_only: bool) -> Any:
 
 
 def _has_network(stage: str, sandbox: Sandbox) -> bool:
-    if stage in _DEPLOYERS:
+    if stage in DEPLOYERS:
         return True
     if stage == "ingest":
         return sandbox.remote_data
@@ -277,14 +294,17 @@ def _variables(stage: str, sandbox: Sandbox) -> dict[str, str]:
     found = {name: os.environ[name] for name in _BASIC_VARIABLES if name in os.environ}
     if _has_network(stage, sandbox):
         found |= {name: value for name, value in os.environ.items() if name.startswith(_REMOTE_PREFIXES)}
-    if stage in _DEPLOYERS:
+    if stage in DEPLOYERS:
         found[LAUNCHER_VARIABLE] = str(sandbox.launcher)
     return found
 
 
-def _remove_leftovers(client: docker.DockerClient, state: Path) -> None:
-    """Removes the ended containers of runs that were killed."""
-    wanted = {"label": f"{RUN_LABEL}={state}", "status": ["exited", "created", "dead"]}
+def _remove_leftovers(client: docker.DockerClient, sandbox: Sandbox) -> None:
+    """Removes the ended containers of runs of the same pipeline that were killed; another pipeline may go on."""
+    wanted = {
+        "label": [f"{name}={value}" for name, value in sandbox.labels.items()],
+        "status": ["exited", "created", "dead"],
+    }
     for container in client.containers.list(all=True, filters=wanted):
         container.remove(force=True)
 
@@ -297,8 +317,8 @@ def _launcher(image: str, sandbox: Sandbox) -> Iterator[None]:
         def handle(self) -> None:
             asked = json.loads(self.rfile.readline())
             log = Path(asked["log"])
-            if log.parent != sandbox.state / "endpoints":
-                raise ShipwayError(f"{log}: a server's log lies in {sandbox.state / 'endpoints'}")
+            if log.parent.parent != sandbox.state / "endpoints":
+                raise ShipwayError(f"{log}: a server's log lies in a folder of {sandbox.state / 'endpoints'}")
             name = f"shipway-server-{secrets.token_hex(6)}"
             server = start_server(image, name, asked["arguments"], log, sandbox)
             threading.Thread(target=self._listen, args=(name,), daemon=True).start()
@@ -329,10 +349,27 @@ def start_server(
     Returns:
         The attached Docker client, which ends as the server does.
     """
-    endpoints = sandbox.state / "endpoints"
     command = ["docker", "run", "--rm", "--name", name, "--network", "host", "--pid", "host", "--read-only"]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--no-healthcheck"]
     command += ["--user", f"{os.getuid()}:{os.getgid()}", "--tmpfs", "/tmp"]  # noqa: S108 - the container's own
-    command += ["--mount", f"type=bind,source={endpoints},target={endpoints}", image, *arguments]
+    command += _server_mounts(arguments, sandbox)
+    # Docker takes the values from this process, so that none shows on a command line.
+    for variable in sorted(store_variables(arguments)):
+        command += ["--env", variable]
+    command += [image, *arguments]
     with private_log(log) as handle:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True)
+
+
+def _server_mounts(arguments: Sequence[str], sandbox: Sandbox) -> list[str]:
+    """Returns what a server sees of this machine: its endpoints, its prediction log, the project of a flag provider."""
+    endpoints, predictions = sandbox.state / "endpoints", sandbox.state / "predictions"
+    places = [f"type=bind,source={endpoints},target={endpoints}"]
+    if "--log-uri" in arguments:
+        predictions.mkdir(mode=0o700, exist_ok=True)
+        places.append(f"type=bind,source={predictions},target={predictions}")
+    options = [word for place in places for word in ("--mount", place)]
+    if "--flag-provider" in arguments:
+        options += ["--mount", f"type=bind,source={sandbox.project},target={sandbox.project},readonly"]
+        options += ["--env", f"{PROJECT_VARIABLE}={sandbox.project}"]
+    return options

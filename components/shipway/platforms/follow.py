@@ -1,10 +1,12 @@
 """Follows a run on a platform to its end, with the same lines a step as a local run."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import ShipwayError
 from shipway.platforms.display import Display
 from shipway.report.summary import StepState
@@ -12,6 +14,8 @@ from shipway.report.summary import StepState
 State = Literal["pending", "running", "succeeded", "failed", "skipped", "cancelled"]
 _EXIT_HANDLER = "report"
 _ENDED = ("succeeded", "failed", "skipped", "cancelled")
+# How Vertex AI tells the exit code of a step that refused; Kubeflow does not tell it.
+_REFUSED = re.compile(r"(exit code|exit status|non-zero status of):? 3\b")
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,6 @@ class RemoteStatus:
     state: State
     steps: Sequence[RemoteStep] = ()
     message: str = ""
-
-
-class UnreachableError(ShipwayError):
-    """A platform did not answer for now; asking again later may help."""
 
 
 class VanishedError(ShipwayError):
@@ -100,7 +100,8 @@ def follow(
         clock: The clock, in seconds.
 
     Returns:
-        An exit code: 0 when the model was registered, 3 when data or model were rejected, 1 when the run failed.
+        An exit code: 0 when the pipeline did what it is for (registered, promoted, rolled back), 3 when data or model
+        were rejected, as far as the platform tells, 1 when the run failed.
 
     Raises:
         ShipwayError: The run did not end in time, is gone, or the platform cannot be asked.
@@ -164,6 +165,7 @@ def _ended(
 ) -> int:
     failed = [step for step in steps.values() if step.state == "failed" and step.name != _EXIT_HANDLER]
     rejected = any(step.name == "admit" for step in failed)
+    refused = [step.name for step in failed if step.name != "admit" and _REFUSED.search(step.message)]
     registered = (found := steps.get("register")) is not None and found.state == "succeeded"
     judged = (found := steps.get("gate")) is not None and found.state == "succeeded"
     if status.state == "succeeded" and (registered or "register" not in names):
@@ -172,6 +174,11 @@ def _ended(
     if rejected or (status.state == "succeeded" and judged):
         why = "the data were rejected" if rejected else "the gates did not bless the model"
         display.say(f"run {run.name} ended: {why}; the reports are at {run.link}", "red")
+        return 3
+    if refused:
+        display.say(
+            f"run {run.name} ended: {refused[0]} refused the version; why is in its log and at {run.link}", "red"
+        )
         return 3
     if status.state == "succeeded":
         # A platform that has dropped a run's steps cannot tell a registered model from a rejected one.

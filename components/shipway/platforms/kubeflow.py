@@ -29,6 +29,7 @@ from shipway.platforms.kubeflow_server import (
     version,
 )
 from shipway.platforms.local import step_names
+from shipway.platforms.pipelines import endpoint_notes
 from shipway.platforms.submission import Submission
 from shipway.spec import ModelSpec
 
@@ -151,9 +152,9 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Kubef
     return KubeflowRun(name, link, made, str(first.run_id), server, submission)
 
 
-def warnings(spec: ModelSpec) -> list[str]:
-    """Returns a line for what the run will lack; Kubeflow drops no feature of a spec."""
-    lines = ["deploy, smoke: there is no endpoint on Kubeflow yet; the run ends with the registered model"]
+def warnings(spec: ModelSpec, pipeline: str = "training") -> list[str]:
+    """Returns a line for what a pipeline's run will lack; Kubeflow drops no feature of a spec."""
+    lines = endpoint_notes(pipeline, spec)
     kubeflow = spec.kubeflow
     named = any(secret.variable == URI_VARIABLE for secret in kubeflow.secrets)
     if not (kubeflow.config_map or kubeflow.volume or named):

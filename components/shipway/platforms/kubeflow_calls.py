@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import ShipwayError
-from shipway.platforms.follow import UnreachableError
 
 if TYPE_CHECKING:
     from kfp_server_api import Configuration

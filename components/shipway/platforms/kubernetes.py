@@ -72,13 +72,19 @@ def _choose_nodes(task: Any, resources: StageResources) -> None:
             kubernetes.add_toleration(task, label, "Equal", value, "NoSchedule")
 
 
-def run_settings(section: KubeflowSection) -> "dsl.PipelineConfig | None":
-    """Returns what holds for the run as a whole, or None where the spec asks for nothing."""
+def run_settings(section: KubeflowSection, *, deadline: bool) -> "dsl.PipelineConfig | None":
+    """Returns what holds for the run as a whole, or None where the spec asks for nothing.
+
+    Args:
+        section: The spec's section `kubeflow`.
+        deadline: Whether its deadline holds for the pipeline; a rollout that is cut off leaves the traffic split.
+    """
     from kfp import dsl
 
-    if not (section.ttl or section.deadline):
+    ends = duration_seconds(section.deadline) if deadline and section.deadline else None
+    if not (section.ttl or ends):
         return None
     return dsl.PipelineConfig(
         ttl_seconds_after_finished=duration_seconds(section.ttl) if section.ttl else None,
-        active_deadline_seconds=duration_seconds(section.deadline) if section.deadline else None,
+        active_deadline_seconds=ends,
     )

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,15 +22,15 @@ from shipway.lineage.git import git_sha
 from shipway.lineage.project import PROJECT_VARIABLE, RUN_FOLDER_VARIABLE, RUN_VARIABLE, STATE_VARIABLE
 from shipway.lineage.steps import LIFELINE_FILE, RECORD_FILE, StepRecord, read_record
 from shipway.platforms.arguments import check_columns, pipeline_arguments
-from shipway.platforms.compile import Images, compile_training
+from shipway.platforms.compile import Images, compile_pipeline
 from shipway.platforms.display import Display
 from shipway.platforms.docker import Sandbox, check_images, containers
 from shipway.platforms.events import Event, EventStream
+from shipway.platforms.pipelines import Pipeline, find_pipeline, parameters
 from shipway.report.run import write_report
 from shipway.report.summary import RUN_FILE, SUMMARY_FILE, RunInfo, StepState, Summary, write_steps
 from shipway.spec import ModelSpec, load_spec
 
-PIPELINE_FILE = "training.yaml"
 LOG_FILE = "run.log"
 LATEST = "latest"
 _EXIT_HANDLER = "report"
@@ -43,7 +43,9 @@ class RunOptions:
     Attributes:
         spec: The spec file; its folder is the project.
         runner: `subprocess` or `docker`.
-        source: URI of the rows instead of the spec's, or "".
+        pipeline: Which of the spec's pipelines.
+        given: Values of the parameters that a person gives it, as a promotion's version.
+        source: URI of the rows instead of the spec's, or ""; for a pipeline that reads rows.
         settings: Overrides of the spec as `train.lr=0.01`.
         cache: Whether steps may be taken from the cache.
         runs: Folder that holds a folder a run.
@@ -53,6 +55,8 @@ class RunOptions:
 
     spec: Path
     runner: str = "subprocess"
+    pipeline: str = "training"
+    given: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     settings: Sequence[str] = ()
     cache: bool = True
@@ -62,10 +66,11 @@ class RunOptions:
 
 
 def run(options: RunOptions, display: Display | None = None) -> Summary:
-    """Compiles a spec's training pipeline, runs the compiled file and reports.
+    """Compiles a pipeline of a spec, runs the compiled file and reports.
 
-    Only one run at a time uses a state folder; a second one waits. A killed run leaves nothing that hinders the
-    next: its finished steps are in the cache, its training goes on from the last checkpoint.
+    Only one run of a pipeline at a time uses a state folder; a second one waits. A rollback waits for nothing. A killed
+    run leaves nothing that hinders the next: its finished steps are in the cache, its training goes on from the last
+    checkpoint, its rollout from what the endpoint has.
 
     Args:
         options: What to run.
@@ -78,40 +83,43 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
         InputError: The spec, a file it names, the data or a folder to write to is bad; nothing has run then.
     """
     show = display or Display()
+    pipeline = find_pipeline(options.pipeline)
     spec = load_spec(options.spec, options.settings)
     project = options.spec.absolute().parent
     os.environ[PROJECT_VARIABLE] = str(project)
     os.environ[STATE_VARIABLE] = str(options.state.absolute())
-    source = _absolute_source(options.source)
-    check_columns(spec, options.spec)
-    arguments = pipeline_arguments(spec)
-    fingerprint = _fingerprint(spec, source)
+    parameters(pipeline, spec, "local", "")
+    taken_in = _taken_in(pipeline, spec, options)
     _writable(options.state)
     _writable(options.runs)
     # By id, so that a cached step is taken again only while its image is the same.
     images = check_images(options.images, project) if options.runner == "docker" else None
-    with show, _only_run(options.state, show):
+    with show, _only_run(options.state, pipeline, show):
         run_id = _new_run_id(spec.name)
         folder = (options.runs / run_id).absolute()
         folder.mkdir()
         info = RunInfo(
             run_id=run_id,
             name=spec.name,
+            pipeline=pipeline.name,
             spec=str(options.spec),
             started=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
             runner=options.runner,
             code_version=git_sha(project),
-            spec_digest=arguments["spec_digest"],
+            spec_digest=pipeline_arguments(spec)["spec_digest"],
         )
         write_json(folder / RUN_FILE, info.model_dump())
-        compile_training(spec, folder / PIPELINE_FILE, images, target="local")
+        compiled = folder / f"{pipeline.name}.yaml"
+        arguments = compile_pipeline(pipeline.name, spec, compiled, images, target="local", given=options.given)
         show.say(f"run {run_id}  ({options.spec})", "bold")
-        arguments |= {"source": source, "fingerprint": fingerprint or run_id, "endpoint": "local"}
+        if pipeline.reads_data:
+            # Data that cannot tell whether they changed are read anew.
+            arguments |= {**taken_in, "fingerprint": taken_in["fingerprint"] or run_id}
         with (
             _environment(folder, run_id, info.code_version),
-            _runner(options, spec, folder, source, images) as runner,
+            _runner(options, spec, folder, images) as runner,
         ):
-            watch = _execute(folder, arguments, options, runner, show)
+            watch = _execute(compiled, arguments, options, runner, show)
         write_steps(folder, watch.steps)
         if watch.crash and not (folder / SUMMARY_FILE).is_file():
             show.say(f"the runner itself failed: {watch.crash}", "red")
@@ -183,9 +191,10 @@ class _Watch:
         return None
 
 
-def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, runner: Any, show: Display) -> _Watch:
+def _execute(path: Path, arguments: dict[str, str], options: RunOptions, runner: Any, show: Display) -> _Watch:
     from kfp import components, local
 
+    folder = path.parent
     state = options.state.absolute()
     artifacts, cache = state / "artifacts" / folder.name, state / "cache"
     watch = _Watch(folder, artifacts, cache, show)
@@ -197,7 +206,7 @@ def _execute(folder: Path, arguments: dict[str, str], options: RunOptions, runne
         enable_caching=options.cache,
         cache_root=str(cache),
     )
-    compiled = (folder / PIPELINE_FILE).read_text()
+    compiled = path.read_text()
     pipeline = components.load_component_from_text(compiled)
     with (folder / LOG_FILE).open("w") as log, _captured(EventStream(watch, log)):
         try:
@@ -249,7 +258,7 @@ def _captured(stream: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _runner(options: RunOptions, spec: ModelSpec, folder: Path, source: str, images: Images | None) -> Iterator[Any]:
+def _runner(options: RunOptions, spec: ModelSpec, folder: Path, images: Images | None) -> Iterator[Any]:
     """Gives what kfp runs steps with."""
     from kfp import local
 
@@ -263,7 +272,8 @@ def _runner(options: RunOptions, spec: ModelSpec, folder: Path, source: str, ima
             state=options.state.absolute(),
             run=folder,
             launcher=Path(launch) / "launch.sock",
-            data=source or spec.data.uri,
+            data=_absolute_source(options.source) or spec.data.uri,
+            pipeline=options.pipeline,
         )
         with containers(images, sandbox) as runner:
             yield runner
@@ -288,9 +298,15 @@ def _environment(folder: Path, run_id: str, code_version: str) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _only_run(state: Path, show: Display) -> Iterator[None]:
-    """Waits until no other run uses the state folder; the kernel frees the lock of a killed one."""
-    with (state / "run.lock").open("a+") as lock:
+def _only_run(state: Path, pipeline: Pipeline, show: Display) -> Iterator[None]:
+    """Waits until no other run of the pipeline uses the state folder; the kernel frees the lock of a killed one.
+
+    A rollback waits for nobody: it takes effect on the rollout that goes on.
+    """
+    if pipeline.repeatable:
+        yield
+        return
+    with (state / f"{pipeline.name}.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -312,10 +328,17 @@ def _absolute_source(source: str) -> str:
     return source if not source or "://" in source else str(Path(source).absolute())
 
 
-def _fingerprint(spec: ModelSpec, source: str) -> str:
+def _taken_in(pipeline: Pipeline, spec: ModelSpec, options: RunOptions) -> dict[str, str]:
+    """Returns what a pipeline is told of the rows that it takes in; nothing where it takes in none."""
     from shipway.ingest.fingerprint import fingerprint
 
-    return fingerprint(spec.data, source)
+    if not pipeline.reads_data:
+        if options.source:
+            raise InputError(f"--data: pipeline {pipeline.name} reads no rows")
+        return {}
+    source = _absolute_source(options.source)
+    check_columns(spec, options.spec)
+    return {"source": source, "fingerprint": fingerprint(spec.data, source)}
 
 
 def _writable(folder: Path) -> None:

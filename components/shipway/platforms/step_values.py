@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # A stage's parameter of this name is the spec's section that is called like the stage.
 _OWN_SECTION = "settings"
+_ENDPOINT = "endpoint"
 _JSON_KINDS: Mapping[type, str] = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
 
 
@@ -60,6 +61,8 @@ def value(stage: Stage, option: Option, text: str) -> Any:
         text = _content(where, text[1:])
     if option.type is not str:
         return _json(where, text, option.type)
+    if option.name == _ENDPOINT:
+        return _endpoint(where, text)
     section = section_of(stage, option.name)
     return _section(where, text, section) if section else text
 
@@ -67,15 +70,21 @@ def value(stage: Stage, option: Option, text: str) -> Any:
 def spec_parameters(stage: Stage, path: str, settings: Sequence[str]) -> dict[str, str]:
     """Returns what a spec says of a stage's parameters; its folder becomes the project.
 
+    A spec that names no endpoint means one on this machine.
+
     Raises:
         InputError: The spec, or a file that it names, is bad.
     """
     from shipway.lineage.project import PROJECT_VARIABLE
     from shipway.platforms.arguments import pipeline_arguments
-    from shipway.spec import load_spec
+    from shipway.spec import EndpointSettings, dump_endpoint, dump_section, load_spec
 
     os.environ[PROJECT_VARIABLE] = str(Path(path).absolute().parent)
-    found = pipeline_arguments(load_spec(path, settings))
+    spec = load_spec(path, settings)
+    served = spec.endpoint.model_copy(update={"kind": spec.endpoint.kind or "local"})
+    found = pipeline_arguments(spec)
+    found["rollout"] = dump_section(spec.rollout)
+    found[_ENDPOINT] = dump_endpoint(EndpointSettings(endpoint=served, vertex=spec.vertex))
     return {**found, _OWN_SECTION: found[stage.name]} if stage.name in found else found
 
 
@@ -114,6 +123,20 @@ def _section(where: str, text: str, name: str) -> str:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or name}: {fault['msg']}" for fault in error.errors()]
         raise InputError(f"{where}: {'; '.join(faults)}") from error
+
+
+def _endpoint(where: str, text: str) -> str:
+    """Checks an endpoint's settings, as JSON or YAML, and returns them as a pipeline's parameter holds them."""
+    import yaml
+
+    from shipway.spec import dump_endpoint, load_endpoint
+
+    try:
+        return dump_endpoint(load_endpoint(json.dumps(yaml.safe_load(text))))
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: neither JSON nor YAML: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _adapter(name: str) -> TypeAdapter[Any]:

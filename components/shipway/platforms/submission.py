@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from shipway.errors import InputError
 from shipway.ingest.fingerprint import fingerprint as source_fingerprint
 from shipway.lineage.digests import digest_bytes, digest_json
 from shipway.lineage.project import PROJECT_VARIABLE
-from shipway.platforms.arguments import check_columns, pipeline_arguments
-from shipway.platforms.compile import Images, compile_training
+from shipway.platforms.arguments import check_columns
+from shipway.platforms.compile import Images, compile_pipeline
+from shipway.platforms.pipelines import Pipeline, check_endpoint, find_pipeline
 from shipway.spec import ModelSpec, load_spec
 
 Target = Literal["kubeflow", "vertex"]
@@ -29,7 +31,7 @@ class Submission:
 
     Attributes:
         spec: The spec.
-        pipeline: The pipeline's name, as `flights-training`.
+        kind: Which of the pipelines, as `training`.
         text: The compiled YAML, of one or two documents.
         version: The compiled YAML's digest, the name of the pipeline's version.
         arguments: The run's parameters.
@@ -37,11 +39,16 @@ class Submission:
     """
 
     spec: ModelSpec
-    pipeline: str
+    kind: str
     text: str
     version: str
     arguments: Mapping[str, str]
     key: str
+
+    @property
+    def pipeline(self) -> str:
+        """The compiled pipeline's name, as `flights-training`."""
+        return f"{self.spec.name}-{self.kind}"
 
     @property
     def run_name(self) -> str:
@@ -63,8 +70,10 @@ def prepare(
     images: Images | None = None,
     key: str = "",
     scheduled: bool = False,
+    pipeline: str = "training",
+    given: Mapping[str, str] | None = None,
 ) -> Submission:
-    """Checks a spec and compiles its training pipeline for a platform; nothing outside is touched but the data read.
+    """Checks a spec and compiles one of its pipelines for a platform; nothing outside is touched but the data read.
 
     Args:
         spec_path: The spec file; its folder becomes the project.
@@ -73,16 +82,39 @@ def prepare(
         source: URI of the rows instead of the spec's; a cluster cannot read this machine's files.
         images: How images are named.
         key: The idempotency key; default: made from the pipeline, its arguments and what the source holds now, so that
-            the same submission of the same data and code is the same run.
+            the same submission of the same data and code is the same run. A rollback has a new one each time.
         scheduled: Whether the run will be repeated: its data are read anew each time then.
+        pipeline: Which pipeline.
+        given: Values of the parameters that a person gives it, as a promotion's version.
 
     Raises:
-        InputError: The spec, a file that it names, the source or the key is bad.
+        InputError: The spec, a file that it names, the source, the key or a parameter is bad, or the pipeline needs
+            an endpoint and the spec names none.
     """
     if key and not _KEY.fullmatch(key):
         raise InputError(f"--key: expected at most 40 lower-case letters, digits and dashes, found {key!r}")
+    chosen = find_pipeline(pipeline)
     spec = load_spec(spec_path, settings)
     os.environ[PROJECT_VARIABLE] = str(spec_path.absolute().parent)
+    taken_in = _taken_in(spec, spec_path, source, target, scheduled) if chosen.reads_data else {}
+    if source and not chosen.reads_data:
+        raise InputError(f"--data: pipeline {pipeline} reads no rows")
+    fresh = chosen.reads_data and not taken_in["fingerprint"]
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / "pipeline.yaml"
+        defaults = compile_pipeline(pipeline, spec, compiled, images, target=target, fresh_data=fresh, given=given)
+        text = compiled.read_text()
+    check_endpoint(chosen, defaults)
+    arguments = defaults | taken_in
+    version = digest_bytes(text.encode()).removeprefix("sha256:")[:KEY_LENGTH]
+    if not (key or scheduled):
+        key = _new_key(chosen, arguments)
+    made = digest_json([target, version, arguments]).removeprefix("sha256:")[:KEY_LENGTH]
+    return Submission(spec, pipeline, text, version, arguments, key or made)
+
+
+def _taken_in(spec: ModelSpec, spec_path: Path, source: str, target: Target, scheduled: bool) -> dict[str, str]:
+    """Checks the rows that a pipeline is to take in, and returns what it is told of them."""
     check_columns(spec, spec_path)
     for uri in (source, spec.data.uri or ""):
         if uri and "://" not in uri and (uri == source or not source):
@@ -91,12 +123,20 @@ def prepare(
                 "expected a URI, as s3://bucket/rows/*.parquet"
             )
     # What a source held when a schedule was made says nothing of what it holds when the schedule fires.
-    fingerprint = "" if scheduled else source_fingerprint(spec.data, source)
-    arguments = pipeline_arguments(spec) | {"source": source, "fingerprint": fingerprint}
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = Path(folder) / "pipeline.yaml"
-        compile_training(spec, compiled, images, target=target, fresh_data=not fingerprint)
-        text = compiled.read_text()
-    version = digest_bytes(text.encode()).removeprefix("sha256:")[:KEY_LENGTH]
-    made = digest_json([target, version, arguments]).removeprefix("sha256:")[:KEY_LENGTH]
-    return Submission(spec, f"{spec.name}-training", text, version, arguments, key or made)
+    return {"source": source, "fingerprint": "" if scheduled else source_fingerprint(spec.data, source)}
+
+
+def _new_key(pipeline: Pipeline, arguments: Mapping[str, str]) -> str:
+    """Returns a key for what is done again on purpose, as a rollback, and "" for what has its key of its arguments.
+
+    Raises:
+        InputError: The promotion names no version: the alias that it then goes by may name another one tomorrow.
+    """
+    if pipeline.repeatable:
+        return secrets.token_hex(KEY_LENGTH // 2)
+    if "version" in pipeline.given and not arguments.get("version", "").isdecimal():
+        raise InputError(
+            f"--pipeline {pipeline.name}: which version? Name it by number with --parameter version=3, or give a "
+            "--key: what an alias names may change, and the same command must find the same run"
+        )
+    return ""

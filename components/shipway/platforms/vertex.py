@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shipway.endpoints import vertex_client
+from shipway.endpoints.vertex_client import Vertex, passes_by
 from shipway.errors import ShipwayError
-from shipway.platforms import vertex_client
 from shipway.platforms.follow import RemoteStatus, RemoteStep, State, VanishedError
-from shipway.platforms.vertex_client import Vertex, passes_by
 from shipway.platforms.vertex_experiment import add_to_experiment, ensure_experiment
 from shipway.platforms.vertex_job import (
     ATTEMPT_LABEL,

@@ -13,7 +13,7 @@ from shipway.errors import InputError, ShipwayError
 if TYPE_CHECKING:
     from google.cloud.aiplatform_v1.types import Context
 
-    from shipway.platforms.vertex_client import Vertex
+    from shipway.endpoints.vertex_client import Vertex
     from shipway.spec import ModelSpec
 
 # What the console and the SDK recognise an experiment by.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shipway.errors import InputError
+from shipway.platforms.pipelines import endpoint_notes
 
 if TYPE_CHECKING:
     from google.cloud.aiplatform_v1.types import PipelineJob
@@ -45,7 +46,7 @@ _KUBEFLOW_SETTINGS = {
 }
 
 
-def warnings(spec: ModelSpec) -> list[str]:
+def warnings(spec: ModelSpec, pipeline: str = "training") -> list[str]:
     """Returns one line for each setting that Vertex AI cannot carry out and that is dropped.
 
     What a run would go wrong without is no warning: submitting refuses it.
@@ -69,8 +70,7 @@ def warnings(spec: ModelSpec) -> list[str]:
             f"vertex.variables: no {_REGISTRY}: unless the image sets it, train fails, as a registry on a step's own "
             "disk would be gone when the step ends"
         )
-    lines.append("deploy, smoke: there is no endpoint on Vertex AI yet; the run ends with the registered model")
-    return lines
+    return lines + endpoint_notes(pipeline, spec)
 
 
 def check(submission: Submission) -> None:

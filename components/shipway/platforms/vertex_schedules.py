@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from shipway.endpoints import vertex_client
+from shipway.endpoints.vertex_client import Vertex, passes_by
 from shipway.errors import InputError, ShipwayError
 from shipway.lineage.digests import digest_json
-from shipway.platforms import vertex_client
 from shipway.platforms.cron import kubeflow_cron
 from shipway.platforms.schedules import ScheduleInfo
-from shipway.platforms.vertex_client import Vertex, passes_by
 from shipway.platforms.vertex_job import MODEL_LABEL, check, make_job
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ def register_model(
     spec_digest: str,
     train_run_id: str = "",
 ) -> Release:
-    """Registers a model's package under `name`, with its lineage as tags and the alias `staging`.
+    """Registers a model's package under `name`, with its blessing, its lineage as tags and the alias `staging`.
 
     The same package under the same name is registered once, however often this runs.
 
@@ -52,9 +52,11 @@ def register_model(
         registry.GIT_TAG: git_sha(project_folder()),
         registry.SPEC_TAG: spec_digest,
         registry.TRAIN_RUN_TAG: train_run_id,
+        registry.DECISION_TAG: blessing.decision,
         **{registry.METRIC_PREFIX + metric: repr(value) for metric, value in evaluation.metrics.items()},
     }
-    published = registry.publish(name, model, {key: value for key, value in tags.items() if value}, train_run_id)
+    given = {key: value for key, value in tags.items() if value}
+    published = registry.publish(name, model, given, train_run_id, blessing)
     return Release(
         name=name,
         version=published.version,

@@ -9,7 +9,8 @@ from shipway.lineage.html import Markup, page, section, table, text, verdict
 from shipway.lineage.project import RUN_FOLDER_VARIABLE
 from shipway.report.summary import PAGE_FILE, RUN_FILE, SUMMARY_FILE, RunInfo, Summary, summarise
 
-_COLOURS = {"shipped": "ok", "rejected": "bad", "failed": "bad"}
+_COLOURS = {"rejected": "bad", "failed": "bad"}
+_TITLES = {"training": "Training", "promotion": "Promotion", "rollback": "Rollback"}
 
 
 def report_run(name: str, state: str, error: str, page_path: str) -> None:
@@ -85,9 +86,9 @@ def run_page(summary: Summary) -> str:
     parts.append(section("Steps", table(["Step", "Status", "Time", ""], steps)))
     if summary.example:
         parts.append(section("Ask it", f"<pre>{text(summary.example)}</pre>"))
-    return page(
-        f"Run {summary.run_id}", "".join(parts), _COLOURS[summary.outcome], summary.outcome, f"Training of {model.name}"
-    )
+    colour, outcome = _COLOURS.get(summary.outcome, "ok"), summary.outcome.replace("_", " ")
+    title = f"{_TITLES[summary.pipeline]} of {model.name}"
+    return page(f"Run {summary.run_id}", "".join(parts), colour, outcome, title)
 
 
 def _status(status: str) -> Markup:

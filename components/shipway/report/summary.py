@@ -1,7 +1,7 @@
 """The summary of a run: what `summary.json` holds."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,22 @@ STEPS_FILE = "steps.json"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "index.html"
 
+
+class _Goal(NamedTuple):
+    """What a pipeline is for: the step that ends it well, the word for that, and the steps that know the model."""
+
+    step: str
+    outcome: str
+    version_from: str
+    digest_from: str
+    endpoint_from: str
+
+
+_GOALS = {
+    "training": _Goal("smoke", "shipped", "register", "train", "deploy"),
+    "promotion": _Goal("rollout", "promoted", "candidate", "candidate", "rollout"),
+    "rollback": _Goal("rollback", "rolled_back", "rollback", "rollback", "rollback"),
+}
 _EXIT_CODES = {error.kind: error.exit_code for error in (ShipwayError, InputError, RejectedError)}
 
 
@@ -24,6 +40,7 @@ class RunInfo(BaseModel):
     Attributes:
         run_id: The run's id, also the name of its folder.
         name: The model's name.
+        pipeline: Which pipeline ran.
         spec: The spec file.
         started: UTC time, ISO 8601.
         runner: What runs the steps.
@@ -33,6 +50,7 @@ class RunInfo(BaseModel):
 
     run_id: str
     name: str
+    pipeline: str = "training"
     spec: str
     started: str
     runner: str
@@ -70,11 +88,11 @@ class StepSummary(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """The model that the run made.
+    """The model that the run made, promoted, or put back.
 
     Attributes:
         name: Its name in the registry.
-        version: Its registry version; None when it was not registered.
+        version: Its registry version; None when it was not registered, or nothing is served.
         digest: Its package's digest; None when there is none.
         new_version: Whether this run registered it.
     """
@@ -86,9 +104,13 @@ class ModelSummary(BaseModel):
 
 
 class Summary(Document):
-    """How a run ended. `outcome` is `shipped`, `rejected` or `failed`; times are in seconds."""
+    """How a run ended; times are in seconds.
+
+    `outcome` is `shipped` (training), `promoted`, `rolled_back`, or for every pipeline `rejected` or `failed`.
+    """
 
     run_id: str
+    pipeline: str = "training"
     spec: str
     started: str
     seconds: float
@@ -128,6 +150,7 @@ def summarise(run_folder: Path, seconds: float) -> Summary:
         seconds: Wall time of the run so far.
     """
     run = RunInfo.model_validate(read_json(run_folder / RUN_FILE))
+    goal = _GOALS[run.pipeline]
     steps = read_steps(run_folder)
     records = {state.name: state.record for state in steps if state.record is not None}
     facts = {name: record.facts for name, record in records.items()}
@@ -147,13 +170,14 @@ def summarise(run_folder: Path, seconds: float) -> Summary:
             # The step that refuses to go on says it again; the verdict itself was this one's.
             culprit = rejected
         reason, name = _reason(run_folder, culprit), culprit.name
-    elif "smoke" in done:
-        outcome, exit_code, reason, name = "shipped", 0, [], None
+    elif goal.step in done:
+        outcome, exit_code, reason, name = goal.outcome, 0, [], None
     else:
         outcome, exit_code, name = "failed", 1, None
-        reason = ["the pipeline ended before a model was shipped"]
+        reason = [f"the {run.pipeline} pipeline ended before its step {goal.step}"]
     return Summary(
         run_id=run.run_id,
+        pipeline=run.pipeline,
         spec=run.spec,
         started=run.started,
         seconds=round(seconds, 2),
@@ -171,11 +195,11 @@ def summarise(run_folder: Path, seconds: float) -> Summary:
         decision=fact("gate", "decision"),
         model=ModelSummary(
             name=run.name,
-            version=fact("register", "version"),
-            digest=fact("train", "model_digest"),
+            version=fact(goal.version_from, "version") or None,
+            digest=fact(goal.digest_from, "model_digest") or None,
             new_version=bool(fact("register", "created")),
         ),
-        endpoint=fact("deploy", "endpoint"),
+        endpoint=fact(goal.endpoint_from, "endpoint") or None,
         example=fact("deploy", "example"),
         code_version=run.code_version,
         spec_digest=run.spec_digest,

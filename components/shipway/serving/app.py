@@ -1,7 +1,7 @@
 """The server's routes.
 
-A prediction is answered by plain ASGI under FastAPI's router: bytes in, NumPy in between, bytes out. FastAPI's own
-request handling (and a pydantic body above all) costs more than the prediction itself.
+A prediction is answered by plain ASGI under FastAPI's router, see `predictions`: FastAPI's own request handling (and a
+pydantic body above all) costs more than the prediction itself.
 
     GET  /v1/models                                    names
     GET  /v1/models/NAME                               readiness
@@ -9,25 +9,25 @@ request handling (and a pydantic body above all) costs more than the prediction 
     GET  /v2                                           the server: version, extensions, limits, instance
     GET  /v2/health/live, /v2/health/ready             liveness, readiness
     GET  /v2/models/NAME[/versions/V][/ready]          metadata, readiness
-    POST /v2/models/NAME[/versions/V]/infer            Open Inference V2, see `v2`
-    POST /v2/repository/models/NAME/load, .../unload   swap or remove the model; bearer token
+    POST /v2/models/NAME[/versions/V]/infer            Open Inference V2, see `v2`; a version that has traffic
+    GET  /metrics                                      Prometheus
     AIP_HEALTH_ROUTE, AIP_PREDICT_ROUTE                Vertex's custom container; the prediction is V1's
+    /shipway/v1/..., /v2/repository/...                administration, bearer token; see `admin`
 
-Every prediction carries `x-model-name`, `x-model-version` and `x-model-digest`. Whatever is refused has one JSON body
-`{"error": "reason"}`: 400 a request that is malformed or does not fit the model, 401 and 403 administration without the
-right token, 404 an unknown path, model or version, 405, 408, 413 too many bytes or rows, 415 a compressed body, 503 no
-model loaded. A fault of the server is a 500 whose reason holds only a reference into the log.
+Every prediction carries `x-model-name`, `x-model-version`, `x-model-digest` and `x-shipway-revision`: whose it is.
+Whatever is refused has one JSON body `{"error": "reason"}`: 400 a request that is malformed or does not fit the model,
+401 and 403 administration without the right token, 404 an unknown path, model or version, 405, 408, 413 too many bytes
+or rows, 415 a compressed body, 503 no model loaded. A fault of the server is a 500 whose reason holds only a reference
+into the log.
 """
 
 import asyncio
-import hmac
 import logging
-import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -35,28 +35,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from shipway import __version__
-from shipway.errors import DigestMismatchError, ShipwayError
-from shipway.model.signature import RequestError
-from shipway.serving import v1, v2
-from shipway.serving.body import (
-    Disconnected,
-    Receive,
-    Scope,
-    Send,
-    error_body,
-    parse_json,
-    read_body,
-    send_json,
-    send_refusal,
-)
+from shipway.serving import v2
+from shipway.serving.access_log import AccessLog
+from shipway.serving.admin import Administration
+from shipway.serving.body import Disconnected, Receive, Scope, Send, error_body
+from shipway.serving.direct import Direct
 from shipway.serving.limits import Limits, Refusal
-from shipway.serving.model_slot import Array, ModelSlot, Revision
+from shipway.serving.predictions import V1, V2, Choice, Predictions, check_name, first_choice
+from shipway.serving.revision import Revision
+from shipway.serving.router import Router
 
 log = logging.getLogger("shipway.serving")
 
 SERVER_NAME = "shipway"
-_ADMIN_BODY_BYTES = 64 * 1024
-_VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,76 +69,32 @@ class AppSettings:
     predict_route: str = ""
 
 
-class Dialect(Protocol):
-    """How a protocol writes requests and responses."""
+def create_app(
+    router: Router,
+    settings: AppSettings | None = None,
+    choice: Choice | None = None,
+    access: AccessLog | None = None,
+) -> FastAPI:
+    """Returns the application that serves a router's revisions.
 
-    def read(self, payload: Any, revision: Revision, limits: Limits) -> tuple[list[Any], Any]:
-        """Returns the rows, and what `write` needs to know of the request."""
-
-    def write(self, revision: Revision, request: Any, prediction: Array) -> bytes:
-        """Returns the response body."""
-
-
-class _V1:
-    def read(self, payload: Any, revision: Revision, limits: Limits) -> tuple[list[Any], Any]:  # noqa: ARG002
-        return v1.read_rows(payload, limits), None
-
-    def write(self, revision: Revision, request: Any, prediction: Array) -> bytes:  # noqa: ARG002
-        return v1.write_predictions(revision.package.info, prediction)
-
-
-class _V2:
-    def read(self, payload: Any, revision: Revision, limits: Limits) -> tuple[list[Any], Any]:
-        request = v2.read_request(payload, revision.package.info, limits)
-        return request.rows, request
-
-    def write(self, revision: Revision, request: Any, prediction: Array) -> bytes:
-        return v2.write_response(revision, request, prediction)
-
-
-class Predictions:
-    """An ASGI endpoint that answers predictions in one dialect."""
-
-    def __init__(self, slot: ModelSlot, dialect: Dialect, limits: Limits) -> None:
-        self._slot = slot
-        self._dialect = dialect
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        limits = self._limits
-        revision: Revision | None = None
-        try:
-            if scope["method"] != "POST":
-                raise Refusal(405, f"{scope['method']} is not taken here; POST a prediction request")
-            revision = _revision(self._slot, scope["path_params"])
-            payload = parse_json(await read_body(scope, receive, limits))
-            rows, request = self._dialect.read(payload, revision, limits)
-            if len(rows) > limits.inline_rows:
-                body = await asyncio.to_thread(self._answer, revision, rows, request)
-            else:
-                body = self._answer(revision, rows, request)
-        except Refusal as refusal:
-            await send_refusal(scope, receive, send, refusal, limits, revision.headers if revision else ())
-        except RequestError as error:
-            await send_json(send, 400, error_body(str(error)), revision.headers if revision else ())
-        except RecursionError:
-            await send_json(send, 400, error_body("a value is nested too deeply"), revision.headers if revision else ())
-        except Disconnected:
-            return
-        else:
-            await send_json(send, 200, body, revision.headers)
-
-    def _answer(self, revision: Revision, rows: list[Any], request: Any) -> bytes:
-        return self._dialect.write(revision, request, revision.predict(rows))
-
-
-def create_app(slot: ModelSlot, settings: AppSettings | None = None) -> FastAPI:
-    """Returns the application that serves a slot's model."""
-    settings = settings or AppSettings()
-    app = FastAPI(title="Shipway model server", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    rows_in = Predictions(slot, _V1(), settings.limits)
-    tensors_in = Predictions(slot, _V2(), settings.limits)
+    Args:
+        router: The revisions.
+        settings: How the application behaves.
+        choice: Who a request goes to; default: by the shares of the traffic.
+        access: The access log; None for none.
+    """
+    settings, choice = settings or AppSettings(), choice or Choice()
+    app = FastAPI(
+        title="Shipway model server",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # Asked for at each request whether somebody set it up.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    rows_in = Predictions(router, V1(), settings.limits, choice)
+    tensors_in = Predictions(router, V2(router.name), settings.limits, choice)
     vertex = [Route(settings.predict_route, rows_in)] if settings.predict_route else []
     app.router.routes.extend(
         [
@@ -157,24 +104,55 @@ def create_app(slot: ModelSlot, settings: AppSettings | None = None) -> FastAPI:
             Route("/v2/models/{name}/versions/{version}/infer", tensors_in),
         ]
     )
-    _add_health(app, slot, settings)
-    _add_models(app, slot)
-    _add_administration(app, slot, settings)
+    _add_health(app, router, settings)
+    _add_models(app, router)
+    _add_metrics(app, router)
+    Administration(router, settings.token, settings.instance, settings.limits, choice).add_to(app)
     _add_error_handlers(app)
+    paths = {f"/v1/models/{router.name}:predict": rows_in, f"/v2/models/{router.name}/infer": tensors_in}
+    app.add_middleware(Direct, endpoints={**paths, **({settings.predict_route: rows_in} if vertex else {})})
+    if access is not None:
+        app.add_middleware(_Accessed, access=access)
     return app
 
 
-def _add_health(app: FastAPI, slot: ModelSlot, settings: AppSettings) -> None:
+class _Accessed:
+    """Writes a line of the access log for every request; see `predictions` for the note of revision and rows."""
+
+    def __init__(self, app: Any, access: AccessLog) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        note: list[Any] = ["", 0]
+        scope["shipway.note"] = note
+        status = 0
+
+        async def told(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            seconds = time.perf_counter() - begun
+            self._access.write(scope["method"], scope["path"], status or 500, note[0], seconds, note[1])
+
+
+def _add_health(app: FastAPI, router: Router, settings: AppSettings) -> None:
     async def live() -> Response:
-        return _json(200, {"live": True})
+        return json_response(200, {"live": True})
 
     async def ready() -> Response:
-        is_ready = slot.current is not None
-        return _json(200 if is_ready else 503, {"ready": is_ready})
+        is_ready = router.ready
+        return json_response(200 if is_ready else 503, {"ready": is_ready})
 
     async def server() -> Response:
         limits = settings.limits
-        return _json(
+        return json_response(
             200,
             {
                 "name": SERVER_NAME,
@@ -192,22 +170,26 @@ def _add_health(app: FastAPI, slot: ModelSlot, settings: AppSettings) -> None:
     app.add_api_route("/v2", server, methods=["GET"])
 
 
-def _add_models(app: FastAPI, slot: ModelSlot) -> None:
+def _add_models(app: FastAPI, router: Router) -> None:
     async def names() -> Response:
-        return _json(200, {"models": [slot.name]})
+        return json_response(200, {"models": [router.name]})
 
     async def v1_ready(request: Request) -> Response:
-        _check_name(slot, request.path_params)
-        revision = slot.current
-        return _json(200 if revision else 503, {"name": slot.name, "ready": revision is not None}, revision)
+        check_name(router.name, request.path_params)
+        is_ready = router.ready
+        return json_response(200 if is_ready else 503, {"name": router.name, "ready": is_ready}, router.routes.primary)
 
     async def v2_ready(request: Request) -> Response:
-        revision = _revision(slot, request.path_params)
-        return _json(200, {"name": slot.name, "ready": True}, revision)
+        revision = first_choice(router, request.path_params)
+        is_ready = revision.ready or router.fallback(revision) is not None
+        return json_response(200 if is_ready else 503, {"name": router.name, "ready": is_ready}, revision)
 
     async def v2_metadata(request: Request) -> Response:
-        revision = _revision(slot, request.path_params)
-        return _json(200, v2.metadata(revision), revision)
+        revision = first_choice(router, request.path_params)
+        assert revision.info is not None  # noqa: S101 - it has traffic, and so was loaded
+        others = [other.version for other in router.revisions if other.share]
+        versions = list(dict.fromkeys([revision.version, *others]))
+        return json_response(200, v2.metadata(router.name, versions, revision.info), revision)
 
     app.add_api_route("/v1/models", names, methods=["GET"])
     app.add_api_route("/v1/models/{name}", v1_ready, methods=["GET"])
@@ -216,41 +198,12 @@ def _add_models(app: FastAPI, slot: ModelSlot) -> None:
         app.add_api_route(f"{path}/ready", v2_ready, methods=["GET"])
 
 
-def _add_administration(app: FastAPI, slot: ModelSlot, settings: AppSettings) -> None:
-    limits = Limits(body_bytes=_ADMIN_BODY_BYTES)
+def _add_metrics(app: FastAPI, router: Router) -> None:
+    async def metrics() -> Response:
+        content, kind = await asyncio.to_thread(router.telemetry.exposition)
+        return Response(content, 200, {"content-type": kind})
 
-    async def load(request: Request) -> Response:
-        _authorize(request, settings.token)
-        _check_name(slot, request.path_params)
-        body = parse_json(await read_body(request.scope, request.receive, limits))
-        path, version, digest = _load_order(body)
-        try:
-            revision, before = await slot.load(Path(path), version, digest)
-        except DigestMismatchError as error:
-            raise Refusal(409, str(error)) from error
-        except ShipwayError as error:
-            raise Refusal(422, str(error)) from error
-        log.warning("serving %s version %s (%s)", slot.name, revision.version, revision.digest)
-        return _json(
-            200,
-            {
-                "name": slot.name,
-                "version": revision.version,
-                "digest": revision.digest,
-                "changed": revision is not before,
-            },
-            revision,
-        )
-
-    async def unload(request: Request) -> Response:
-        _authorize(request, settings.token)
-        _check_name(slot, request.path_params)
-        before = await slot.unload()
-        log.warning("unloaded %s", slot.name)
-        return _json(200, {"name": slot.name, "changed": before is not None})
-
-    app.add_api_route("/v2/repository/models/{name}/load", load, methods=["POST"])
-    app.add_api_route("/v2/repository/models/{name}/unload", unload, methods=["POST"])
+    app.add_api_route("/metrics", metrics, methods=["GET"])
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -283,47 +236,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _json(status: int, value: Any, revision: Revision | None = None) -> Response:
+def json_response(status: int, value: Any, revision: Revision | None = None) -> Response:
+    """Returns a JSON response, in a revision's name where there is one."""
     response = Response(orjson.dumps(value), status, media_type="application/json")
     if revision is not None:
         response.raw_headers.extend(revision.headers)
     return response
-
-
-def _check_name(slot: ModelSlot, path_params: dict[str, Any]) -> None:
-    name = path_params.get("name", slot.name)
-    if name != slot.name:
-        raise Refusal(404, f"no model {name!r} here; there is {slot.name!r}")
-
-
-def _revision(slot: ModelSlot, path_params: dict[str, Any]) -> Revision:
-    """Returns the revision that a path means; without a name or version, the served one."""
-    _check_name(slot, path_params)
-    revision = slot.current
-    if revision is None:
-        raise Refusal(503, f"model {slot.name!r} is not loaded")
-    version = path_params.get("version", revision.version)
-    if version != revision.version:
-        raise Refusal(404, f"no version {version!r} of model {slot.name!r} here; there is {revision.version!r}")
-    return revision
-
-
-def _authorize(request: Request, token: str) -> None:
-    if not token:
-        raise Refusal(403, "administration is off: this server was started without a token")
-    given = request.headers.get("authorization", "")
-    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-        raise Refusal(401, "administration needs the server's bearer token")
-
-
-def _load_order(body: Any) -> tuple[str, str, str]:
-    if not isinstance(body, dict) or body.keys() != {"path", "version", "digest"}:
-        raise Refusal(400, 'expected {"path": ..., "version": ..., "digest": ...}')
-    path, version, digest = body["path"], body["version"], body["digest"]
-    if not (isinstance(path, str) and path and "\0" not in path):
-        raise Refusal(400, "'path' must be the package's folder on this machine")
-    if not (isinstance(version, str) and re.fullmatch(_VERSION, version)):
-        raise Refusal(400, f"'version' must match {_VERSION}")
-    if not (isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
-        raise Refusal(400, "'digest' must be sha256: and 64 hexadecimal digits")
-    return path, version, digest

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from shipway.serving.limits import Limits, Refusal
+from shipway.serving.patience import Patience
 
 # Starlette's own aliases for ASGI's callables are looser than this; nothing here depends on them.
 Scope = Any
@@ -15,6 +16,7 @@ Send = Any
 Headers = Iterable[tuple[bytes, bytes]]
 
 _LINGER_SECONDS = 2.0
+_patience = Patience()
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -35,11 +37,18 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
                 raise _too_large(limits)
         elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             raise Refusal(415, "compressed bodies are not taken; send the JSON as it is")
+    task = _patience.enter(limits.body_seconds)
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await _read_all(receive, limits)
-    except TimeoutError as error:
+        body = await _read_all(receive, limits)
+    except asyncio.CancelledError as error:
+        if not _patience.leave(task):
+            raise
         raise Refusal(408, f"the body was not whole after {limits.body_seconds:g} s") from error
+    except BaseException:
+        _patience.leave(task)
+        raise
+    _patience.leave(task)
+    return body
 
 
 async def send_json(

@@ -1,10 +1,5 @@
-"""The slot that holds the served revision of a model, and swaps it without dropping a request.
+"""A model package in this process, loaded and warm: what a slot of the server holds, and what a worker serves."""
 
-A request takes the slot's revision once and keeps it to its end, so that an answer's headers always name the model that
-made it, also while another revision is swapped in.
-"""
-
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,11 +21,25 @@ Array = npt.NDArray[Any]
 class ServedInfo(Protocol):
     """What the server needs to know of a package (`PackageInfo` has it all)."""
 
-    name: str
-    task: str
-    classes: list[str | int | bool]
-    inputs: "list[InputColumn]"
-    onnx: bool
+    @property
+    def name(self) -> str:
+        """The model's own name."""
+
+    @property
+    def task(self) -> str:
+        """binary, multiclass or regression."""
+
+    @property
+    def classes(self) -> list[str | int | bool]:
+        """The classes, the positive one of a binary model last; [] for regression."""
+
+    @property
+    def inputs(self) -> "list[InputColumn]":
+        """The raw columns that it takes."""
+
+    @property
+    def onnx(self) -> bool:
+        """Whether it runs as one ONNX graph."""
 
 
 class ServedPackage(Protocol):
@@ -64,29 +73,20 @@ def load_package(path: Path, digest: str | None) -> ServedPackage:
     return Package.load(path, digest=digest)
 
 
-class Revision:
-    """One loaded package, warm and ready to answer.
+class ModelSlot:
+    """One loaded package.
 
     Attributes:
-        name: The model's name, as in the URL.
-        version: The registry's version.
+        info: What it is.
         digest: The digest of the package's bytes.
-        package: The package.
-        headers: `x-model-name`, `x-model-version` and `x-model-digest`, for every prediction.
     """
 
-    __slots__ = ("digest", "headers", "name", "package", "version")
+    __slots__ = ("_package", "digest", "info")
 
-    def __init__(self, name: str, version: str, package: ServedPackage) -> None:
-        self.name = name
-        self.version = version
-        self.package = package
+    def __init__(self, package: ServedPackage) -> None:
+        self._package = package
+        self.info = package.info
         self.digest = package.digest
-        self.headers: tuple[tuple[bytes, bytes], ...] = (
-            (b"x-model-name", name.encode("latin-1")),
-            (b"x-model-version", version.encode("latin-1")),
-            (b"x-model-digest", self.digest.encode("latin-1")),
-        )
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Predicts raw rows.
@@ -97,91 +97,59 @@ class Revision:
         Raises:
             RequestError: A row does not fit the model, or drives its prediction out of the range of numbers.
         """
-        package = self.package
+        package = self._package
         prediction = package.predict_columns(package.columns_from_rows(rows))
         if not np.isfinite(prediction).all():
             row = int(np.argmin(np.isfinite(prediction).all(axis=1)))
             raise RequestError(f"row {row}: the model gives no finite number for these values")
         return prediction
 
-    def warm_up(self) -> None:
+    def warm_up(self, what: str) -> None:
         """Predicts the golden rows once, so that the first caller does not pay for lazy set-up.
+
+        Args:
+            what: The model, to begin an error message.
 
         Raises:
             InputError: The package cannot predict its own golden rows.
         """
-        rows = golden_rows(self.package)
+        rows = _golden_rows(self._package)
         if not rows:
             return
         try:
             prediction = self.predict(rows)
         except RequestError as error:
-            raise InputError(
-                f"model {self.name} version {self.version} refuses its own golden rows: {error}"
-            ) from error
-        width = len(self.package.info.classes) or 1
+            raise InputError(f"{what} refuses its own golden rows: {error}") from error
+        width = len(self.info.classes) or 1
         if prediction.shape != (len(rows), width):
             raise InputError(
-                f"model {self.name} version {self.version} predicts shape {prediction.shape} for its golden rows, "
-                f"expected {(len(rows), width)}"
+                f"{what} predicts shape {prediction.shape} for its golden rows, expected {(len(rows), width)}"
             )
 
 
-def golden_rows(package: ServedPackage) -> list[dict[str, Any]]:
-    """Returns a package's golden rows as JSON rows of the columns that the model takes."""
-    names = [column.name for column in package.info.inputs]
-    return [{name: row[name] for name in names} for row in package.golden().iter_rows(named=True)]
-
-
-class ModelSlot:
-    """Holds at most one revision.
+def open_slot(path: Path, digest: str | None, what: str, loader: Loader) -> ModelSlot:
+    """Loads a package and warms it up.
 
     Args:
-        name: The model's name, as in the URL.
-        loader: Turns a path and the digest it must have into a package.
+        path: The package's folder.
+        digest: The digest it must have; None trusts the bytes.
+        what: The model, to begin an error message.
+        loader: Turns the path and the digest into a package.
+
+    Raises:
+        DigestMismatchError: The bytes are not those of `digest`.
+        InputError: There is no usable package at `path`.
     """
+    if not path.is_dir():
+        raise InputError(f"{path}: no model package there")
+    package = loader(path, digest)
+    if digest is not None and package.digest != digest:
+        raise DigestMismatchError(f"{path}: the package's digest is {package.digest}, expected {digest}")
+    slot = ModelSlot(package)
+    slot.warm_up(what)
+    return slot
 
-    def __init__(self, name: str, loader: Loader = load_package) -> None:
-        self.name = name
-        self.current: Revision | None = None
-        self._loader = loader
-        self._one_at_a_time = asyncio.Lock()
 
-    async def load(self, path: Path, version: str, digest: str | None) -> tuple[Revision, Revision | None]:
-        """Loads a package beside the served one, warms it up, then swaps; a failure leaves the served one as it is.
-
-        Args:
-            path: The package's folder.
-            version: The registry's version.
-            digest: The digest it must have; None trusts the bytes.
-
-        Returns:
-            The new revision, and the one it replaced.
-
-        Raises:
-            DigestMismatchError: The bytes are not those of `digest`.
-            InputError: There is no usable package at `path`.
-        """
-        async with self._one_at_a_time:
-            served = self.current
-            if served is not None and digest is not None and (served.version, served.digest) == (version, digest):
-                return served, served
-            revision = await asyncio.to_thread(self._open, path, version, digest)
-            self.current = revision
-            return revision, served
-
-    async def unload(self) -> Revision | None:
-        """Empties the slot and returns what it held."""
-        async with self._one_at_a_time:
-            served, self.current = self.current, None
-            return served
-
-    def _open(self, path: Path, version: str, digest: str | None) -> Revision:
-        if not path.is_dir():
-            raise InputError(f"{path}: no model package there")
-        package = self._loader(path, digest)
-        if digest is not None and package.digest != digest:
-            raise DigestMismatchError(f"{path}: the package's digest is {package.digest}, expected {digest}")
-        revision = Revision(self.name, version, package)
-        revision.warm_up()
-        return revision
+def _golden_rows(package: ServedPackage) -> list[dict[str, Any]]:
+    names = [column.name for column in package.info.inputs]
+    return [{name: row[name] for name in names} for row in package.golden().iter_rows(named=True)]

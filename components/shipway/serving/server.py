@@ -1,28 +1,51 @@
-"""The server process: binds, claims its name, loads the model, answers until SIGTERM, and ends its open requests."""
+"""The server process: binds, claims its name, loads what it serves, answers until SIGTERM, ends its open requests."""
 
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 
 from shipway.endpoints.claim import Claim, Claimant
 from shipway.errors import InputError, ShipwayError
-from shipway.lineage.files import read_json
+from shipway.serving import worker
+from shipway.serving.access_log import AccessLog
 from shipway.serving.app import create_app
-from shipway.serving.model_slot import Loader, ModelSlot, load_package
+from shipway.serving.flags import Flags
+from shipway.serving.model_slot import Loader, load_package
+from shipway.serving.prediction_log import PredictionLog
+from shipway.serving.predictions import Choice
+from shipway.serving.remote_mirror import follow
+from shipway.serving.router import Router, RouterSettings
 from shipway.serving.settings import ServerSettings, read_settings
+from shipway.serving.start import load_all, local_package, own_name
+from shipway.serving.telemetry import Telemetry
 
 log = logging.getLogger("shipway.serving")
 
 _WATCH_SECONDS = 2.0
 _GRACE_SECONDS = 10
-_REGISTRY = ("models:", "runs:", "mlflow-artifacts:")
+_WORKER = "--worker"
+
+
+class _Server(uvicorn.Server):
+    """Ends by SIGTERM and SIGINT, without raising them again afterwards: logs and processes are still to be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handles the signals, from here to the end of the process."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
 
 def main(arguments: Sequence[str] | None = None, loader: Loader = load_package) -> int:
@@ -30,19 +53,32 @@ def main(arguments: Sequence[str] | None = None, loader: Loader = load_package) 
 
     Args:
         arguments: The command line; default: this process's.
-        loader: Turns a path and a digest into a package.
+        loader: Turns a path and a digest into a package. With one of its own, a program starts itself again, with
+            `--worker`, for the processes of revisions.
 
     Returns:
         The exit code: 0, or that of the error which kept the server from serving.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == [_WORKER]:
+        return worker.main(given[1:], loader)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     try:
-        settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+        settings = read_settings(given, os.environ)
+        if loader is not load_package:
+            settings = replace(settings, router=_with_command(settings.router, given))
         with tempfile.TemporaryDirectory(prefix="shipway-serving-") as scratch:
             return _run(settings, loader, Path(scratch))
     except ShipwayError as error:
         print(f"shipway.serving: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+
+
+def _with_command(settings: RouterSettings, given: Sequence[str]) -> RouterSettings:
+    """Has workers started by this very program, without its own arguments."""
+    program = sys.orig_argv[1 : len(sys.orig_argv) - len(given)]
+    command = (sys.executable, *program, _WORKER)
+    return replace(settings, worker=replace(settings.worker, command=command))
 
 
 def _run(settings: ServerSettings, loader: Loader, scratch: Path) -> int:
@@ -52,38 +88,58 @@ def _run(settings: ServerSettings, loader: Loader, scratch: Path) -> int:
     if claim:
         host, port = listener.getsockname()[:2]
         claim.announce(Claimant(os.getpid(), host, port, settings.app.instance))
-    package = _local_package(settings.package, scratch)
-    slot = ModelSlot(settings.name or _own_name(package), loader)
-    config = uvicorn.Config(
-        create_app(slot, settings.app),
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        # Longer than clients keep idle connections in their pools, so that the client is the one to close them.
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(uvicorn.Server(config), listener, slot, package, settings, claim))
+    package = local_package(settings.package, scratch) if settings.table is None else Path()
+    settings = replace(settings, name=settings.name or own_name(package))
+    factory = uvicorn.Config(lambda: None).get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_serve(settings, loader, package, listener, claim))
 
 
 async def _serve(
+    settings: ServerSettings, loader: Loader, package: Path, listener: socket.socket, claim: Claim | None
+) -> int:
+    async with AsyncExitStack() as stack:
+        access = AccessLog(settings.access_log == "errors") if settings.access_log != "off" else None
+        telemetry = Telemetry(settings.name, log=_prediction_log(settings), access=access)
+        stack.push_async_callback(asyncio.to_thread, telemetry.close)
+        flags = None
+        if settings.flag is not None:
+            wanted = settings.flag
+            flags = await asyncio.to_thread(Flags, wanted.flag, wanted.provider, wanted.attributes)
+            stack.callback(flags.close)
+        router = Router(settings.name, telemetry, settings.router, loader)
+        stack.push_async_callback(router.close)
+        app = create_app(router, settings.app, Choice(settings.sticky, flags), access)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                # Longer than clients keep idle connections in their pools, so that the client is the one to close them.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        return await _answer(server, settings, router, package, listener, claim)
+    raise AssertionError("the stack swallows nothing")
+
+
+async def _answer(
     server: uvicorn.Server,
-    listener: socket.socket,
-    slot: ModelSlot,
-    package: Path,
     settings: ServerSettings,
+    router: Router,
+    package: Path,
+    listener: socket.socket,
     claim: Claim | None,
 ) -> int:
     async def load() -> int:
         # The server is live, but not ready, while this runs.
         try:
-            await slot.load(
-                package, settings.version or await asyncio.to_thread(_short_digest, package), settings.digest
-            )
+            await load_all(router, settings, package)
         except ShipwayError as error:
             print(f"shipway.serving: {error}", file=sys.stderr, flush=True)
             return error.exit_code
@@ -102,10 +158,24 @@ async def _serve(
 
     loading = asyncio.create_task(load())
     loading.add_done_callback(end_unless_loaded)
-    watching = asyncio.create_task(watch())
+    others = [asyncio.create_task(watch())]
+    if settings.control:
+        others.append(asyncio.create_task(follow(settings.control, router)))
     await server.serve(sockets=[listener])
-    watching.cancel()
-    return loading.result() if loading.done() else 0
+    for task in others:
+        task.cancel()
+    if loading.done():
+        return loading.result()
+    loading.cancel()
+    await asyncio.wait([loading])
+    return 0
+
+
+def _prediction_log(settings: ServerSettings) -> PredictionLog | None:
+    wanted = settings.log
+    if not wanted.uri or not wanted.share:
+        return None
+    return PredictionLog(wanted.uri, share=wanted.share, keep_seconds=wanted.keep_seconds)
 
 
 def _listen(settings: ServerSettings) -> socket.socket:
@@ -122,28 +192,3 @@ def _listen(settings: ServerSettings) -> socket.socket:
         else:
             return listener
     raise InputError(f"cannot listen on {settings.host}:{settings.port}: {reason}")
-
-
-def _local_package(package: str, scratch: Path) -> Path:
-    path = Path(package.removeprefix("file://"))
-    if path.is_dir():
-        return path.absolute()
-    if "://" not in package and not package.startswith(_REGISTRY):
-        raise InputError(f"{package}: no model package there")
-    from shipway.model.fetch import fetch_package
-
-    return fetch_package(package, scratch / "package")
-
-
-def _own_name(package: Path) -> str:
-    try:
-        name = read_json(package / "package.json")["name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{package}: not a model package (no package.json with a name)") from error
-    return str(name)
-
-
-def _short_digest(package: Path) -> str:
-    from shipway.lineage.digests import digest_tree
-
-    return digest_tree(package).removeprefix("sha256:")[:12]

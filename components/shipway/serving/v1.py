@@ -12,15 +12,13 @@ Response: `{"predictions": [...]}`, an entry a row by the model's task:
 A class that is no text keeps its JSON type as `label` (`true`, `3`) and is named by its JSON text in `probabilities`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import orjson
 
 from shipway.serving.limits import Limits, Refusal
-from shipway.serving.model_slot import Array
-
-if TYPE_CHECKING:
-    from shipway.serving.model_slot import ServedInfo
+from shipway.serving.model_slot import Array, ServedInfo
 
 _KEYS = {"instances", "parameters", "signature_name"}
 
@@ -61,7 +59,7 @@ def class_text(value: str | int | bool) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def write_predictions(info: "ServedInfo", prediction: Array) -> bytes:
+def write_predictions(info: ServedInfo, prediction: Array) -> bytes:
     """Returns the response body for (rows, classes) probabilities or (rows, 1) values."""
     rows: list[list[float]] = prediction.tolist()
     classes = info.classes
@@ -81,3 +79,21 @@ def write_predictions(info: "ServedInfo", prediction: Array) -> bytes:
             for row, at in zip(rows, best, strict=True)
         ]
     return orjson.dumps({"predictions": answers})
+
+
+def read_predictions(info: ServedInfo, body: bytes) -> Array:
+    """Returns the prediction that another server's response body says; the reverse of `write_predictions`.
+
+    Raises:
+        ValueError: It is no such response of a model with these classes.
+    """
+    try:
+        answers = orjson.loads(body)["predictions"]
+        if not info.classes:
+            rows = [[answer["value"]] for answer in answers]
+        else:
+            names = [class_text(value) for value in info.classes]
+            rows = [[answer["probabilities"][name] for name in names] for answer in answers]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(info.classes) or 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no V1 response of such a model: {error}") from error

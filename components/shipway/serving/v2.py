@@ -9,16 +9,14 @@ unless the task is regression, `label` `[n]` in the classes' own datatype: BYTES
 tensor extension is not spoken.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from shipway.serving.limits import Limits, Refusal
-from shipway.serving.model_slot import Array, Revision
+from shipway.serving.model_slot import Array, ServedInfo
 from shipway.serving.v1 import check_rows
-
-if TYPE_CHECKING:
-    from shipway.serving.model_slot import ServedInfo
 
 _FLOATS = ("FP64", "FP32", "FP16", "BF16")
 _INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
@@ -27,12 +25,17 @@ _SAYS = {"number": "FP64", "boolean": "BOOL", "category": "BYTES"}
 _REQUEST_KEYS = {"id", "inputs", "outputs", "parameters"}
 
 
-def metadata(revision: Revision) -> dict[str, Any]:
-    """Returns a model's metadata: its inputs and outputs with datatypes and shapes."""
-    info = revision.package.info
+def metadata(name: str, versions: Sequence[str], info: ServedInfo) -> dict[str, Any]:
+    """Returns a model's metadata: its inputs and outputs with datatypes and shapes.
+
+    Args:
+        name: The model's name.
+        versions: The versions that are served.
+        info: What the package of one of them says of itself.
+    """
     return {
-        "name": revision.name,
-        "versions": [revision.version],
+        "name": name,
+        "versions": list(versions),
         "platform": "shipway_onnx" if info.onnx else "shipway_native",
         "inputs": [{"name": column.name, "datatype": _SAYS[column.kind], "shape": [-1, 1]} for column in info.inputs],
         "outputs": [
@@ -59,7 +62,7 @@ class InferRequest:
         self.outputs = outputs
 
 
-def read_request(payload: Any, info: "ServedInfo", limits: Limits) -> InferRequest:
+def read_request(payload: Any, info: ServedInfo, limits: Limits) -> InferRequest:
     """Takes a request apart.
 
     Raises:
@@ -93,33 +96,32 @@ def read_request(payload: Any, info: "ServedInfo", limits: Limits) -> InferReque
     return InferRequest(rows, request_id, outputs)
 
 
-def write_response(revision: Revision, request: InferRequest, prediction: Array) -> bytes:
+def write_response(name: str, version: str, info: ServedInfo, request: InferRequest, prediction: Array) -> bytes:
     """Returns the response body for (rows, classes) probabilities or (rows, 1) values."""
-    info = revision.package.info
     count, width = prediction.shape
     tensors = []
-    for name in request.outputs:
-        if name == "prediction":
+    for output in request.outputs:
+        if output == "prediction":
             data: list[Any] = prediction.ravel().tolist()
-            tensors.append({"name": name, "datatype": "FP64", "shape": [count, width], "data": data})
+            tensors.append({"name": output, "datatype": "FP64", "shape": [count, width], "data": data})
         else:
             classes = info.classes
             best = prediction[:, 1] >= 0.5 if info.task == "binary" else prediction.argmax(axis=1)
             data = [classes[at] for at in best.tolist()]
-            tensors.append({"name": name, "datatype": _label_type(info), "shape": [count], "data": data})
-    answer: dict[str, Any] = {"model_name": revision.name, "model_version": revision.version, "outputs": tensors}
+            tensors.append({"name": output, "datatype": _label_type(info), "shape": [count], "data": data})
+    answer: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": tensors}
     if request.id is not None:
         answer["id"] = request.id
     return orjson.dumps(answer)
 
 
-def _label_type(info: "ServedInfo") -> str:
+def _label_type(info: ServedInfo) -> str:
     if all(isinstance(value, bool) for value in info.classes):
         return "BOOL"
     return "INT64" if all(isinstance(value, int) for value in info.classes) else "BYTES"
 
 
-def _outputs(wanted: Any, info: "ServedInfo") -> list[str]:
+def _outputs(wanted: Any, info: ServedInfo) -> list[str]:
     offered = ["prediction", "label"] if info.classes else ["prediction"]
     if wanted is None:
         return offered

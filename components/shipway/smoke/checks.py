@@ -6,12 +6,14 @@ What is right is what the package itself predicts, loaded anew in this process f
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from shipway.endpoints.client import Answer, UnreachableError, call, json_bytes
+from shipway.endpoints.protocol import Endpoint
+from shipway.errors import ShipwayError
 from shipway.lineage.documents import Deployment
 from shipway.model.package import Package
 from shipway.model.signature import InputColumn
@@ -45,19 +47,21 @@ class Check:
         return not self.found
 
 
-def run_checks(deployment: Deployment, package: Package) -> list[Check]:
+def run_checks(deployment: Deployment, package: Package, endpoint: Endpoint) -> list[Check]:
     """Asks a deployed model and judges every answer.
 
     Args:
         deployment: What is deployed, and where it answers.
         package: The package that was deployed.
+        endpoint: The endpoint, which is asked itself where no URL takes both protocols.
 
     Returns:
         Every check, failed ones too. A server that does not answer several times in a row is asked no more.
     """
     checks: list[Check] = []
     silent = 0
-    for name, expected, judge in _plan(deployment, package):
+    talk = _Conversation(deployment, package, endpoint)
+    for name, expected, judge in _directed_plan(talk) if deployment.endpoint == "vertex" else _plan(deployment, talk):
         try:
             found = judge()
             silent = 0
@@ -74,8 +78,18 @@ def run_checks(deployment: Deployment, package: Package) -> list[Check]:
 Plan = Iterator[tuple[str, str, Callable[[], str]]]
 
 
-def _plan(deployment: Deployment, package: Package) -> Plan:
-    talk = _Conversation(deployment, package)
+def _directed_plan(talk: "_Conversation") -> Plan:
+    """Vertex hands on the V1 protocol and nothing else, and none of the server's headers."""
+    right = f"the package's own prediction within {TOLERANCE:g}"
+    rows = list(itertools.islice(itertools.cycle(range(len(talk.rows))), CANONICAL_REQUESTS))
+    for number, row in enumerate(rows, start=1):
+        yield f"canonical request {number}", right, partial(talk.directed, [row])
+    yield f"all {len(talk.rows)} golden rows at once", right, partial(talk.directed, list(range(len(talk.rows))))
+    for name, bad in talk.bad_rows():
+        yield name, "a 4xx", partial(talk.directed_refused, bad)
+
+
+def _plan(deployment: Deployment, talk: "_Conversation") -> Plan:
     right = f"the package's own prediction within {TOLERANCE:g}, version {deployment.version} in the headers"
     yield "readiness", f"version {deployment.version}, ready", talk.ready
     rows = list(itertools.islice(itertools.cycle(range(len(talk.rows))), CANONICAL_REQUESTS))
@@ -100,8 +114,9 @@ def _plan(deployment: Deployment, package: Package) -> Plan:
 class _Conversation:
     """Requests to one deployment; every method returns what is wrong with the answer, or ""."""
 
-    def __init__(self, deployment: Deployment, package: Package) -> None:
+    def __init__(self, deployment: Deployment, package: Package, endpoint: Endpoint) -> None:
         self._deployment = deployment
+        self._endpoint = endpoint
         self._info = package.info
         self._url = deployment.url
         golden = package.golden()
@@ -115,8 +130,19 @@ class _Conversation:
 
     def v1(self, at: list[int]) -> str:
         answer = self._predict({"instances": [self.rows[row] for row in at]})
-        if fault := _status(answer, 200) or self._headers(answer):
-            return fault
+        return (
+            _status(answer, 200) or self._headers(answer, [self.rows[row] for row in at]) or self._v1_body(answer, at)
+        )
+
+    def directed(self, at: list[int]) -> str:
+        answer = self._endpoint.predict(self._deployment.revision, [self.rows[row] for row in at])
+        return _status(answer, 200) or self._v1_body(answer, at)
+
+    def directed_refused(self, row: dict[str, Any]) -> str:
+        answer = self._endpoint.predict(self._deployment.revision, [row])
+        return "" if answer.status in range(400, 500) else f"status {answer.status}: {answer.reason()}"
+
+    def _v1_body(self, answer: Answer, at: list[int]) -> str:
         body = answer.json()
         predictions = body.get("predictions") if isinstance(body, dict) else None
         if not isinstance(predictions, list) or len(predictions) != len(at):
@@ -124,8 +150,9 @@ class _Conversation:
         return next(filter(None, map(self._v1_fault, predictions, (self._own[row] for row in at))), "")
 
     def v2(self, at: list[int]) -> str:
-        answer = self._infer([self.rows[row] for row in at])
-        if fault := _status(answer, 200) or self._headers(answer):
+        rows = [self.rows[row] for row in at]
+        answer = self._infer(rows)
+        if fault := _status(answer, 200) or self._headers(answer, rows):
             return fault
         body = answer.json()
         try:
@@ -161,8 +188,9 @@ class _Conversation:
         return _refusal(call("POST", f"{self._url}/v1/models/no-such-model:predict", body), range(404, 405))
 
     def unseen(self, column: InputColumn) -> str:
-        answer = self._predict({"instances": [{**self.rows[0], column.name: _UNSEEN}]})
-        if fault := _status(answer, 200) or self._headers(answer):
+        row = {**self.rows[0], column.name: _UNSEEN}
+        answer = self._predict({"instances": [row]})
+        if fault := _status(answer, 200) or self._headers(answer, [row]):
             return fault
         body = answer.json()
         return (
@@ -173,16 +201,21 @@ class _Conversation:
 
     def bad_bodies(self) -> Iterator[tuple[str, bytes]]:
         """Yields what must be refused, each with its name."""
-        row, first = self.rows[0], self.inputs[0]
-        lacking = {name: value for name, value in row.items() if name != first.name}
+        row = self.rows[0]
         yield "empty body", b""
         yield "no rows", json_bytes({"instances": []})
         yield "broken JSON", json_bytes({"instances": [row]})[:-3]
         yield "NaN in the JSON", b'{"instances": [NaN]}'
         yield "wrong top-level shape", json_bytes([row])
-        yield f"missing feature {first.name}", json_bytes({"instances": [lacking]})
-        yield f"wrong type in {first.name}", json_bytes({"instances": [{**row, first.name: _WRONG[first.kind]}]})
-        yield "unknown feature", json_bytes({"instances": [{**row, "shipway-smoke-no-such-feature": 1}]})
+        for name, bad in self.bad_rows():
+            yield name, json_bytes({"instances": [bad]})
+
+    def bad_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields rows that must be refused, each with its name."""
+        row, first = self.rows[0], self.inputs[0]
+        yield f"missing feature {first.name}", {name: value for name, value in row.items() if name != first.name}
+        yield f"wrong type in {first.name}", {**row, first.name: _WRONG[first.kind]}
+        yield "unknown feature", {**row, "shipway-smoke-no-such-feature": 1}
 
     def _predict(self, request: dict[str, Any]) -> Answer:
         return self._post(json_bytes(request))
@@ -203,7 +236,11 @@ class _Conversation:
         url = f"{self._url}/v2/models/{self._deployment.name}/infer"
         return call("POST", url, json_bytes({"id": "smoke", "inputs": tensors}))
 
-    def _headers(self, answer: Answer) -> str:
+    def _headers(self, answer: Answer, rows: Sequence[dict[str, Any]] = ()) -> str:
+        answered = answer.headers.get("x-model-version")
+        if rows and answered not in (None, self._deployment.version):
+            # Where a revision fails, the one before it answers instead; the reason is to be had from itself.
+            return f"version {answered} answered instead{self._own_words(rows)}"
         for header, expected in (
             ("x-model-name", self._deployment.name),
             ("x-model-version", self._deployment.version),
@@ -212,6 +249,14 @@ class _Conversation:
             if (found := answer.headers.get(header)) != expected:
                 return f"header {header} is {found!r}, expected {expected!r}"
         return ""
+
+    def _own_words(self, rows: Sequence[dict[str, Any]]) -> str:
+        try:
+            answer = self._endpoint.predict(self._deployment.revision, rows)
+        except ShipwayError as error:
+            return f": {error}"
+        told = "" if answer.status == 200 else f": {answer.reason()}"
+        return f"; asked itself, version {self._deployment.version} answers with status {answer.status}{told}"
 
     def _v1_fault(self, found: Any, own: list[float]) -> str:
         classes = self._info.classes

@@ -17,7 +17,15 @@ from shipway.spec.model import (
     TorchTrain,
     TrainSection,
 )
-from shipway.spec.parameters import dump_section, load_gates, load_section, load_split, load_train
+from shipway.spec.parameters import (
+    dump_endpoint,
+    dump_section,
+    load_endpoint,
+    load_gates,
+    load_section,
+    load_split,
+    load_train,
+)
 from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, Step, VertexSection
 from shipway.spec.rollout import EndpointSection, EndpointSettings, RolloutSection, Rule
 
@@ -47,8 +55,10 @@ __all__ = [
     "TorchTrain",
     "TrainSection",
     "VertexSection",
+    "dump_endpoint",
     "dump_section",
     "higher_is_better",
+    "load_endpoint",
     "load_gates",
     "load_section",
     "load_spec",

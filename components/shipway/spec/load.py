@@ -160,8 +160,9 @@ def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
     if kind == "union_tag_not_found":
         return f"{prefix}: {_dotted(where)}: needs {fault['ctx']['discriminator']}"
     if kind == "value_error":
-        path = f"{_dotted(where)}: " if where else ""
-        return "\n".join(f"{_line_of(file, line, lines, prefix)}: {path}{line}" for line in message.splitlines())
+        known = _known_keys(where, fault["loc"])
+        told = [_placed(where, line, known) for line in message.splitlines()]
+        return "\n".join(f"{_line_of(file, line, lines, prefix)}: {line}" for line in told)
     return f"{prefix}: {_expected(where, fault, message, is_key)}"
 
 
@@ -184,6 +185,14 @@ def _choice(where: Path_, fault: ErrorDetails, is_key: bool) -> str:
     if is_key:
         return f"{_dotted(where)}: unknown key; {hint}"
     return f"{_dotted(where)}: expected {expected}, found {_shown(found)}{f'; {hint}' if close else ''}"
+
+
+def _placed(where: Path_, message: str, known: Sequence[str]) -> str:
+    """Puts a section's path before its message, which may begin with the path of a key in it."""
+    if not where:
+        return message
+    own = message.partition(":")[0].partition(".")[0] in known
+    return f"{_dotted(where)}{'.' if own else ': '}{message}"
 
 
 def _line_of(file: Path, message: str, lines: dict[Path_, int], default: str) -> str:

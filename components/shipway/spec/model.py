@@ -15,9 +15,10 @@ from shipway.spec.resources import (
     Step,
     VertexSection,
     check_resources,
+    duration_seconds,
     resources_of,
 )
-from shipway.spec.rollout import EndpointSection, RolloutSection
+from shipway.spec.rollout import EndpointSection, RolloutSection, rollout_problems
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -272,6 +273,14 @@ class ModelSpec(Section):
         if isinstance(self.train, TorchTrain) and image not in (None, "trainer"):
             problems.append(f"resources.train.image: trainer torch needs image trainer, found {image!r}")
         problems += check_resources(self.resources, self.kubeflow.retries)
+        if "rollout" in self.model_fields_set:
+            problems += rollout_problems(self.endpoint, self.rollout)
+        patience = self.resources["rollout"].timeout if "rollout" in self.resources else None
+        if patience and duration_seconds(patience) < self.rollout.least_seconds:
+            problems.append(
+                f"resources.rollout.timeout: {patience} would cut off the rollout, which bakes and keeps warm for "
+                f"{self.rollout.least_seconds} s at least"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -22,11 +22,28 @@ Step = Literal[
     "register",
     "deploy",
     "smoke",
+    "candidate",
+    "approval",
+    "rollout",
+    "rollback",
     "report",
 ]
 Stage = Literal["default", Step]
 # Steps that look at or change the world outside; what they do is not undone when their node is taken away.
-EFFECTS: tuple[Step, ...] = ("admit", "champion", "register", "deploy", "smoke", "report")
+EFFECTS: tuple[Step, ...] = (
+    "admit",
+    "champion",
+    "register",
+    "deploy",
+    "smoke",
+    "candidate",
+    "approval",
+    "rollout",
+    "rollback",
+    "report",
+)
+# Steps that reach for an endpoint; they run in the image that has the platforms' clients.
+DEPLOYERS: tuple[Step, ...] = ("deploy", "smoke", "rollout", "rollback")
 AcceleratorType = Literal["T4", "L4", "P100", "V100", "A100", "A100-80GB", "H100"]
 
 
@@ -37,7 +54,7 @@ def _as_text(value: Any) -> Any:
 _CPU = r"^([1-9][0-9]*m?|[0-9]*\.[0-9]*[1-9][0-9]*|[1-9][0-9]*\.[0-9]+)$"
 _MEMORY = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|K|M|G|T)$"
 _DURATION = r"^[1-9][0-9]*(s|m|h|d)$"
-# What a person is told instead of the pattern.
+# What a person is told instead of the pattern; other modules add theirs.
 FORMS = {
     _CPU: "cores, as 2, 0.5 or 500m",
     _MEMORY: "a number and Ki, Mi, Gi, Ti, K, M, G or T, as 4Gi",
@@ -120,7 +137,10 @@ class StageResources(PlatformPart):
         description="Kubeflow: run on spot (preemptible) nodes, and again when preempted; "
         "in `default` it is for the steps without effect outside.",
     )
-    timeout: Duration | None = Field(None, description="Kubeflow: the step is ended after this long, as 90m or 2h.")
+    timeout: Duration | None = Field(
+        None,
+        description="Kubeflow: the step is ended after this long, as 90m or 2h; in `default` it is not for rollout.",
+    )
     machine_type: str | None = Field(
         None, description="Vertex: the machine to ask for, of a step with an accelerator, instead of cpu and memory."
     )
@@ -179,7 +199,11 @@ class KubeflowSection(PlatformPart):
     image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
     security_context: SecurityContext | None = None
     retries: int = Field(
-        3, ge=0, le=10, description="How often champion, register, deploy and steps on spot nodes are tried again."
+        3,
+        ge=0,
+        le=10,
+        description="How often champion, candidate, register, deploy, rollback and steps on spot nodes are tried "
+        "again.",
     )
     deadline: Duration | None = Field(None, description="The run is ended after this long.")
     ttl: Duration | None = Field(None, description="How long a finished run's pods are kept; default: the cluster's.")
@@ -199,7 +223,9 @@ class VertexSection(PlatformPart):
     variables: dict[EnvironmentName, str] = Field(
         default_factory=dict, description="Environment variables of the steps, as MLFLOW_TRACKING_URI; no secrets."
     )
-    retries: int = Field(3, ge=0, le=10, description="How often champion, register and deploy are tried again.")
+    retries: int = Field(
+        3, ge=0, le=10, description="How often champion, candidate, register, deploy and rollback are tried again."
+    )
 
 
 def check_resources(resources: dict[Stage, StageResources], retries: int) -> list[str]:
@@ -220,6 +246,8 @@ def check_resources(resources: dict[Stage, StageResources], retries: int) -> lis
             problems.append(f"{where}.spot: {stage} acts on the world outside and must not be cut off; leave it out")
         if own.spot and not retries:
             problems.append(f"{where}.spot: a preempted step needs kubeflow.retries, which is 0")
+        if own.image and stage in DEPLOYERS:
+            problems.append(f"{where}.image: {stage} runs in image deployer alone, found {own.image!r}; leave it out")
     return problems
 
 
@@ -227,4 +255,10 @@ def resources_of(resources: dict[Stage, StageResources], step: Step) -> StageRes
     """Returns what one step gets: its own settings over the default's."""
     own = resources.get(step, StageResources())
     merged = own.over(resources.get("default", StageResources()))
-    return merged if step not in EFFECTS else merged.model_copy(update={"spot": None})
+    update: dict[str, Any] = {"spot": None} if step in EFFECTS else {}
+    if step in DEPLOYERS:
+        update["image"] = None
+    if step == "rollout":
+        # What ends other steps that hang would leave the traffic split.
+        update["timeout"] = own.timeout
+    return merged.model_copy(update=update)

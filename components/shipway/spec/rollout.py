@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from shipway.spec.resources import (
+    FORMS,
     Cpu,
     Duration,
     KubernetesName,
@@ -22,6 +23,16 @@ Action = Literal["rollback", "halt", "hold", "alert"]
 
 _STICKY = r"^(header|parameter|column):[A-Za-z0-9_.-]{1,128}$"
 _METRIC = r"^(error_rate|latency_p99_ms|psi|auc|business\.[A-Za-z_][A-Za-z0-9_]*)$"
+_HELD = r"^(0s|[1-9][0-9]*(s|m|h|d))$"
+_ENVIRONMENT = r"^[\w.-]+/[\w.-]+:[\w.-]+$"
+FORMS.update(
+    {
+        _STICKY: "header:NAME, parameter:NAME or column:NAME",
+        _METRIC: "error_rate, latency_p99_ms, psi, auc or business.NAME",
+        _HELD: "a number and s, m, h or d, as 5m, or 0s",
+        _ENVIRONMENT: "OWNER/REPOSITORY:ENVIRONMENT",
+    }
+)
 
 
 def _as_list(value: Any) -> Any:
@@ -137,7 +148,9 @@ class Rule(PlatformPart):
     max_ratio: float | None = Field(None, gt=0, description="Nor above this many times the baseline's.")
     max_drop: float | None = Field(None, ge=0, lt=1, description="Nor below the baseline's by more than this share.")
     floor: float = Field(0.0, ge=0, description="With max_ratio: values up to this one are never too high.")
-    for_: Duration | Literal["0s"] = Field("0s", alias="for", description="How long the condition has to hold.")
+    for_: Annotated[str, Field(pattern=_HELD)] = Field(
+        "0s", alias="for", description="How long the condition has to hold, as 5m."
+    )
     action: Action = Field(
         "rollback",
         description="rollback: all traffic back, the version is marked; halt: all traffic back, not marked; "
@@ -160,7 +173,7 @@ class Rule(PlatformPart):
     @property
     def seconds(self) -> int:
         """How long the condition has to hold, seconds."""
-        return 0 if self.for_ == "0s" else duration_seconds(self.for_)
+        return duration_seconds(self.for_)
 
 
 def default_rules() -> list[Rule]:
@@ -220,7 +233,7 @@ class RolloutSection(PlatformPart):
     approvers: Names = Field(default_factory=list, description="Accounts that may approve, with shipway approve.")
     environment: str | None = Field(
         None,
-        pattern=r"^[\w.-]+/[\w.-]+:[\w.-]+$",
+        pattern=_ENVIRONMENT,
         description="OWNER/REPOSITORY:ENVIRONMENT, a protected GitHub environment whose jobs may approve.",
     )
 
@@ -239,3 +252,49 @@ class RolloutSection(PlatformPart):
         if self.rules != default_rules() and (missing := sorted(named - offered)):
             raise ValueError(f"rules: business.{missing[0]} is not among outcomes.business")
         return self
+
+    @property
+    def least_seconds(self) -> int:
+        """The shortest time in which a rollout can end live, seconds: what is baked, and how long the old one stays."""
+        steps = len(self.steps) if self.strategy == "canary" else 1
+        shadow = duration_seconds(self.shadow.bake) if self.shadow else 0
+        return shadow + steps * duration_seconds(self.bake) + duration_seconds(self.keep_warm)
+
+
+def rollout_problems(endpoint: EndpointSection, rollout: RolloutSection) -> list[str]:
+    """Returns what the endpoint cannot give the rollout as it is set up, a message each that begins with its path.
+
+    Args:
+        endpoint: The section `endpoint`; without a kind only what holds for every kind is looked at.
+        rollout: The section `rollout`.
+    """
+    problems: list[str] = []
+    kind, shadow = endpoint.kind, rollout.shadow
+    if kind == "kserve" and endpoint.kserve.mode == "serverless" and rollout.baseline == "fresh":
+        problems.append(
+            "rollout.baseline: fresh needs three revisions at once, and endpoint.kserve.mode serverless has two; "
+            "expected live, or mode raw"
+        )
+    if kind in ("kserve", "vertex") and shadow is not None and endpoint.control is None:
+        problems.append(
+            f"endpoint.control: missing, and on {kind} the servers learn through it what rollout.shadow mirrors; "
+            "expected a folder in an object store, as s3://bucket/control"
+        )
+    if kind == "kserve" and endpoint.kserve.prometheus is None:
+        problems.append(
+            "endpoint.kserve.prometheus: missing, and a rollout on kserve is judged by what Prometheus has; expected "
+            "its URL, as http://prometheus.monitoring:9090"
+        )
+    if rollout.outcomes is not None and endpoint.sticky is None:
+        problems.append(
+            "endpoint.sticky: missing, and rollout.outcomes are joined by the key that it names; expected "
+            f"{FORMS[_STICKY]}"
+        )
+    reader = "rollout.outcomes" if rollout.outcomes is not None else "rollout.replay" if rollout.replay else ""
+    if reader and endpoint.log.share == 0:
+        problems.append(f"endpoint.log.share: 0, and {reader} needs the prediction log; expected more")
+    if reader and kind in ("kserve", "vertex") and endpoint.log.uri is None:
+        problems.append(
+            f"endpoint.log.uri: missing, and {reader} needs the prediction log, which on {kind} has no place of its own"
+        )
+    return problems

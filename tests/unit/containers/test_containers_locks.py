@@ -57,6 +57,7 @@ def test_an_images_lock_is_a_part_of_the_whole(image: str) -> None:
     [
         ("components", ("torch", "google-cloud-aiplatform", "kubernetes", "typer", "matplotlib", "pytest")),
         ("trainer", ("google-cloud-aiplatform", "kubernetes", "typer", "pandera", "matplotlib", "pytest")),
+        ("deployer", ("torch", "pandera", "typer", "uvloop", "matplotlib", "pytest")),
         ("server", ("torch", "kfp", "mlflow", "pandera", "google-cloud-aiplatform", "pytest")),
         ("trigger", ("torch", "mlflow", "scikit-learn", "pytest")),
     ],
@@ -88,3 +89,8 @@ def test_an_examples_packages_are_the_whole_locks(path: Path) -> None:
 def test_no_lock_names_a_host() -> None:
     for path in (ROOT / "containers").glob("*.lock"):
         assert "://" not in path.read_text(), path.name
+
+
+@pytest.mark.parametrize("image", ["components", "trainer", "deployer"])
+def test_an_image_that_runs_steps_has_kfps_executor(image: str) -> None:
+    assert locked(image)["kfp"] == WHOLE["kfp"]

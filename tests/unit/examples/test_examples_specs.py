@@ -12,6 +12,16 @@ from shipway.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[3] / "pipelines/examples"
 NAMES = ["flights", "penguins"]
+GUIDES = [
+    "bring-your-own-data.md",
+    "endpoints.md",
+    "kserve.md",
+    "promotion.md",
+    "resources.md",
+    "rollout.md",
+    "serving.md",
+    "vertex.md",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +55,7 @@ def test_the_guides_walk_through_every_key_of_the_spec() -> None:
     from shipway.spec.load import json_schema
 
     docs = EXAMPLES.parents[1] / "docs"
-    guide = "".join((docs / page).read_text() for page in ("bring-your-own-data.md", "resources.md"))
+    guide = "".join((docs / page).read_text() for page in GUIDES)
     schema = json_schema()
     keys = set(schema["properties"])
     for section in schema["$defs"].values():

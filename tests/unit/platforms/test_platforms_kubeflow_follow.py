@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import ShipwayError
 from shipway.platforms.display import Display
 from shipway.platforms.follow import (
     RemoteStatus,
     RemoteStep,
     State,
-    UnreachableError,
     VanishedError,
     follow,
 )

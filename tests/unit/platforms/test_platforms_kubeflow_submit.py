@@ -13,9 +13,10 @@ from kubeflow_scenarios import (
 )
 from kubeflow_stand_in import TOKEN, Fault, StandIn, serving
 
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import InputError, ShipwayError
 from shipway.platforms import kubeflow, kubeflow_calls
-from shipway.platforms.follow import RemoteStep, UnreachableError, VanishedError
+from shipway.platforms.follow import RemoteStep, VanishedError
 from shipway.platforms.submission import Submission
 
 GETS = ["/healthz", "/experiments", "/runs", "/pipelines", "/pipelines/ID/versions"]
@@ -84,7 +85,7 @@ def test_a_changed_pipeline_becomes_a_version(server: StandIn, submission: Submi
 def test_both_documents_are_uploaded_as_they_are(server: StandIn, submission: Submission) -> None:
     platform = yaml.safe_dump({"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}})
     text = f"{submission.text}---\n{platform}"
-    kubeflow.submit(Submission(submission.spec, submission.pipeline, text, "two", submission.arguments, "two"))
+    kubeflow.submit(Submission(submission.spec, submission.kind, text, "two", submission.arguments, "two"))
     assert server.versions[0]["text"] == text
 
 
@@ -94,7 +95,7 @@ def test_settings_of_the_spec_reach_the_server(server: StandIn, submission: Subm
         update={"namespace": "team-a", "service_account": "trainer", "experiment": "nightly"}
     )
     spec = submission.spec.model_copy(update={"kubeflow": section})
-    changed = Submission(spec, submission.pipeline, submission.text, "v", submission.arguments, "k")
+    changed = Submission(spec, submission.kind, submission.text, "v", submission.arguments, "k")
     kubeflow.submit(changed, pipeline_root="s3://bucket/root")
     assert server.experiments[0] | {"display_name": "nightly", "namespace": "team-a"} == server.experiments[0]
     assert server.pipelines[0]["namespace"] == "team-a"

@@ -137,7 +137,15 @@ def test_chain_of_stages_from_rows_to_a_registered_model(shipway: Run, tmp_path:
     lineage = ("--blessing", "gate/blessing", "--data-version", "@ingest/Output")
     assert last_line(shipway("step", "register", *spec, *model, *judged, *lineage, "--out", "register")) == "1"
 
+    assert last_line(shipway("step", "candidate", *spec, "--version", "1", "--out", "candidate")) == "1"
+    assert (tmp_path / "candidate/stable").read_text() == ""
+    release = ("--release", "candidate/release")
+    assert last_line(shipway("step", "approval", *spec, *release, "--out", "approval")) == ""
+    asked = ("--set", "rollout={approval: required, approvers: [nobody-here]}")
+    assert shipway("step", "approval", *spec, *asked, *release, "--out", "refused").returncode == 3
+
     names = ("ingest", "validate", "admit", "split", "featurize", "train", "evaluate", "gate", "register")
+    names += ("candidate", "approval")
     assert {status(tmp_path / name) for name in names} == {"succeeded"}
     # The metadata that train gave its model reached register.
     kept = json.loads((tmp_path / "train/model.artifact.json").read_text())
@@ -194,7 +202,7 @@ def test_section_in_each_form(shipway: Run, rows: Path, tmp_path: Path, given: s
     ("arguments", "said"),
     [
         (["validat"], r"step validat: no such stage; did you mean 'validate'?"),
-        (["x"], "there are admit, champion"),
+        (["x"], "there are admit, approval, candidate, champion"),
         (["validate", "--dataset", "ROWS"], "required: --out"),
         (["validate", "--dataset", "ROWS", "--out", "o"], "--data-schema missing (or --spec FILE)"),
         (["admit", "--findings", "ROWS", "--out", "o"], "--verdict missing; see"),
@@ -216,6 +224,11 @@ def test_section_in_each_form(shipway: Run, rows: Path, tmp_path: Path, given: s
         (["report", "--name", "x", "--out", "o", "--status", "[1]"], "expected an object as JSON, found '[1]'"),
         (["deploy", "--release", "ROWS", "--out", "o", "--nope", "1"], "unrecognized arguments: --nope"),
         (["gate", "--evaluation", "ROWS", "--model", "ROWS", "--out", "o", "--spec", "SPEC"], "found a system.Dataset"),
+        (
+            ["rollback", "--name", "x", "--out", "o", "--endpoint", "{endpoint: {kind: cloud}}"],
+            "--endpoint: endpoint.endpoint.kind: no settings of an endpoint",
+        ),
+        (["rollback", "--name", "x", "--out", "o", "--endpoint", "{"], "--endpoint: neither JSON nor YAML"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -50,7 +50,7 @@ def test_submit_follows_to_the_end_and_is_found_again() -> None:
     assert "run penguins-training-k1  started  https://console.cloud.google.com/vertex-ai/" in first.stdout
     assert "the model is registered" in first.stdout
     assert "run penguins-training-k1  found" in second.stdout
-    assert "deploy, smoke: there is no endpoint on Vertex AI yet" in first.stderr
+    assert "endpoint.kind: none: deploy and smoke are left out" in first.stderr
 
 
 @pytest.mark.slow

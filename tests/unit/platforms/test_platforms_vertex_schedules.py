@@ -13,8 +13,9 @@ from google.protobuf import json_format
 from vertex_runs import kill_at_work, submission
 from vertex_stand_in import LOCATION, PARENT, PROJECT, VertexStandIn
 
+from shipway.endpoints import vertex_client
 from shipway.errors import InputError, ShipwayError
-from shipway.platforms import vertex, vertex_client
+from shipway.platforms import vertex
 from shipway.platforms.submission import Submission
 
 Status = grpc.StatusCode

@@ -12,10 +12,12 @@ from google.rpc import status_pb2
 from vertex_runs import submission
 from vertex_stand_in import PARENT, VertexStandIn
 
+from shipway.endpoints import vertex_client
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import ShipwayError
-from shipway.platforms import vertex, vertex_client
+from shipway.platforms import vertex
 from shipway.platforms.display import Display
-from shipway.platforms.follow import RemoteStep, UnreachableError, VanishedError, follow
+from shipway.platforms.follow import RemoteStep, VanishedError, follow
 from shipway.platforms.local import step_names
 
 Status = grpc.StatusCode

@@ -17,9 +17,10 @@ from google.protobuf import json_format
 from vertex_runs import kill_at_work, submission
 from vertex_stand_in import LOCATION, PARENT, PROJECT, STORE, VertexStandIn
 
+from shipway.endpoints import vertex_client
+from shipway.endpoints.client import UnreachableError
 from shipway.errors import InputError, ShipwayError
-from shipway.platforms import vertex, vertex_client
-from shipway.platforms.follow import UnreachableError
+from shipway.platforms import vertex
 from shipway.platforms.submission import Submission
 
 Status = grpc.StatusCode
@@ -367,6 +368,7 @@ def test_without_googles_client(penguins: Submission, monkeypatch: pytest.Monkey
         vertex.submit(penguins)
 
 
+REGISTRY = "vertex.variables={MLFLOW_TRACKING_URI: https://mlflow.example.com}"
 SECRET = "kubeflow.secrets=[{variable: TOKEN, secret: s, key: k}]"
 
 
@@ -381,8 +383,9 @@ def test_a_secret_that_a_step_needs_is_refused(server: VertexStandIn) -> None:
 
 
 def test_what_is_dropped_is_told_a_line_each() -> None:
-    usual = with_settings(["vertex.variables={MLFLOW_TRACKING_URI: https://mlflow.example.com}"])
-    assert [line.partition(":")[0] for line in vertex.warnings(usual.spec)] == ["deploy, smoke"]
+    usual = with_settings([REGISTRY])
+    assert [line.partition(":")[0] for line in vertex.warnings(usual.spec)] == ["endpoint.kind"]
+    assert vertex.warnings(with_settings([REGISTRY, "endpoint.kind=vertex"]).spec) == []
     given = with_settings(
         [
             "resources.default={timeout: 2h}",
@@ -408,7 +411,7 @@ def test_what_is_dropped_is_told_a_line_each() -> None:
         "kubeflow.config_map",
         "kubeflow.secrets",
         "vertex.variables",
-        "deploy, smoke",
+        "endpoint.kind",
     ]
     assert all("\n" not in line for line in lines)
 

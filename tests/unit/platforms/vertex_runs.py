@@ -13,7 +13,7 @@ from vertex_stand_in import LOCATION, PROJECT, VertexStandIn
 from shipway.lineage.project import PROJECT_VARIABLE
 from shipway.platforms import vertex
 from shipway.platforms.arguments import pipeline_arguments
-from shipway.platforms.compile import compile_training
+from shipway.platforms.compile import compile_pipeline
 from shipway.platforms.submission import Submission
 from shipway.spec import load_spec
 
@@ -26,9 +26,9 @@ def submission(settings: Sequence[str] = (), key: str = "k1") -> Submission:
     spec = load_spec(EXAMPLE / "shipway.yaml", [*SETTINGS, *settings])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_training(spec, path, target="vertex")
+        compile_pipeline("training", spec, path, target="vertex")
         text = path.read_text()
-    return Submission(spec, "penguins-training", text, "version-of-it", pipeline_arguments(spec), key)
+    return Submission(spec, "training", text, "version-of-it", pipeline_arguments(spec), key)
 
 
 def kill_at_work(server: VertexStandIn, given: Submission, act: Callable[[Submission], Any] = vertex.submit) -> None:

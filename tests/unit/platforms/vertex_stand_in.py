@@ -41,6 +41,7 @@ class Fault:
     times: int = 1
     message: str = "as ordered"
     quota: str = ""
+    reason: str = ""
 
 
 class RefusalError(Exception):
@@ -282,11 +283,10 @@ class VertexStandIn:
     def _refuse(self, fault: Fault, context: grpc.ServicerContext) -> None:
         assert isinstance(fault.what, grpc.StatusCode)
         status = status_pb2.Status(code=fault.what.value[0], message=fault.message)
-        if fault.quota:
+        if fault.quota or fault.reason:
             detail = any_pb2.Any()
-            detail.Pack(
-                error_details_pb2.ErrorInfo(reason="RATE_LIMIT_EXCEEDED", metadata={"quota_metric": fault.quota})
-            )
+            metadata = {"quota_metric": fault.quota} if fault.quota else {}
+            detail.Pack(error_details_pb2.ErrorInfo(reason=fault.reason or "RATE_LIMIT_EXCEEDED", metadata=metadata))
             status.details.append(detail)
         context.abort_with_status(rpc_status.to_status(status))
 

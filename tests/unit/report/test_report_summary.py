@@ -165,3 +165,72 @@ def test_a_step_dies_with_its_run(tmp_path: Path) -> None:
     assert worker.wait(30) == 1
     run.communicate()
     worker.communicate()
+
+
+def of_promotion(run_folder: Path, pipeline: str = "promotion") -> None:
+    info = json.loads((run_folder / RUN_FILE).read_text())
+    write_json(run_folder / RUN_FILE, {**info, "pipeline": pipeline})
+
+
+CANDIDATE = {"version": "4", "model_digest": "sha256:m", "stable": "3"}
+
+
+def shown(summary: Summary) -> str:
+    screen = io.StringIO()
+    Display(screen).summary(summary, "runs/m-1")
+    return screen.getvalue()
+
+
+def test_a_promotion_that_ended_live(run_folder: Path) -> None:
+    of_promotion(run_folder)
+    (run_folder / "elsewhere.html").write_text("<html>steps</html>")
+    summary = report(
+        run_folder,
+        state("candidate", facts=CANDIDATE),
+        state("approval", facts={"approved_by": "ada"}),
+        state(
+            "rollout",
+            facts={"outcome": "live", "version": "4", "endpoint": "http://127.0.0.1:1"},
+            reports={"Rollout": str(run_folder / "elsewhere.html")},
+        ),
+    )
+    assert (summary.outcome, summary.exit_code, summary.reason) == ("promoted", 0, [])
+    assert (summary.model.version, summary.model.digest, summary.endpoint) == ("4", "sha256:m", "http://127.0.0.1:1")
+    page = (run_folder / "index.html").read_text()
+    assert "Promotion of m" in page
+    assert 'href="reports/rollout.html"' in page
+    assert "promoted in" in shown(summary)
+    assert "m version 4, sha256:m" in shown(summary)
+
+
+def test_a_promotion_that_came_back_says_why(run_folder: Path) -> None:
+    of_promotion(run_folder)
+    reason = "m version 4 was rolled back: error_rate 0.2 is above 0.01"
+    summary = report(
+        run_folder,
+        state("candidate", facts=CANDIDATE),
+        state("approval"),
+        state("rollout", "failed", kind="rejected", reason=[reason]),
+    )
+    assert (summary.outcome, summary.exit_code, summary.failed_step) == ("rejected", 3, "rollout")
+    assert summary.reason == [reason]
+    assert reason in (run_folder / "index.html").read_text()
+    assert f"reason     {reason}" in shown(summary)
+    assert "model " not in shown(summary)
+
+
+def test_a_rollback_names_what_is_served(run_folder: Path) -> None:
+    of_promotion(run_folder, "rollback")
+    summary = report(
+        run_folder, state("rollback", facts={"outcome": "rolled_back", "version": "3", "model_digest": "d"})
+    )
+    assert (summary.outcome, summary.exit_code, summary.model.version) == ("rolled_back", 0, "3")
+    assert "Rollback of m" in (run_folder / "index.html").read_text()
+    assert "rolled back in" in shown(summary)
+
+
+def test_a_promotion_whose_rollout_never_ran_has_failed(run_folder: Path) -> None:
+    of_promotion(run_folder)
+    summary = report(run_folder, state("candidate", facts=CANDIDATE), state("rollout", "skipped"))
+    assert (summary.outcome, summary.exit_code) == ("failed", 1)
+    assert summary.reason == ["the promotion pipeline ended before its step rollout"]

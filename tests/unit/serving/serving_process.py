@@ -54,12 +54,13 @@ def serve(
     command: list[str] = STAND_IN,
     environment: Mapping[str, str] | None = None,
     wait: bool = True,
+    unblessed: bool = True,
 ) -> Iterator[Server]:
     folder.mkdir(parents=True, exist_ok=True)
     claim, log = folder / "claim", folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *options, "--state-file", str(claim)],
+            [*command, *options, "--state-file", str(claim), *(["--allow-unblessed"] if unblessed else [])],
             stdout=output,
             stderr=output,
             env={**os.environ, **(environment or {})},

@@ -1,10 +1,13 @@
 """A server process around a tiny stand-in of a package, for behaviour that no real package shows on demand.
 
 A stand-in's folder holds `package.json`: task, classes, inputs and `mode`, which is `ok`, `slow` (a second a
-prediction), `fault` (raises what nobody expects), `infinite` or `misshapen`.
+prediction), `fault` (raises what nobody expects), `infinite`, `misshapen` or `dies-loading`. Some misbehave for one row
+only, and so come through their golden rows: `hang` sleeps for ever, `die` ends its process, `error` raises, `picky`
+refuses the row.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +19,7 @@ import numpy as np
 
 from shipway.errors import DigestMismatchError
 from shipway.lineage.digests import digest_tree
-from shipway.model.signature import InputColumn, RowReader
+from shipway.model.signature import InputColumn, RequestError, RowReader
 
 INPUTS = [
     {"name": "delay", "kind": "number", "nullable": True},
@@ -33,6 +36,8 @@ class StandIn:
             raise DigestMismatchError(f"{path}: the package's digest is {self.digest}, expected {digest}")
         document = json.loads((path / "package.json").read_text())
         self.mode = document["mode"]
+        if self.mode == "dies-loading":
+            os._exit(3)
         self.shift = document["shift"]
         self.path = path
         self.info = SimpleNamespace(
@@ -44,12 +49,20 @@ class StandIn:
         )
 
     def columns_from_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        if self.mode == "picky" and len(rows) == 1:
+            raise RequestError("row 0: feature 'weather' is missing")
         return RowReader(self.info.inputs).read(rows)
 
     def predict_columns(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         delay = np.nan_to_num(columns["delay"][:, 0])
         if self.mode == "slow" and len(delay) > 2:
             time.sleep(1.0)
+        if self.mode == "hang" and len(delay) == 1:
+            time.sleep(3600)
+        if self.mode == "die" and len(delay) == 1:
+            os._exit(9)
+        if self.mode == "error" and len(delay) == 1:
+            raise KeyError("secret detail")
         if self.mode == "fault" and "boom" in columns["carrier"]:
             raise KeyError("secret detail")
         if self.mode == "infinite":

@@ -13,9 +13,12 @@ from shipway.deploy.deploy import deploy
 from shipway.endpoints.client import call, json_bytes
 from shipway.endpoints.local import LocalEndpoint
 from shipway.errors import InputError, RejectedError
-from shipway.lineage.documents import Deployment, Release, read_document
+from shipway.lineage.documents import Release
 from shipway.smoke.smoke import SmokeResult, smoke
+from shipway.spec import EndpointSection, EndpointSettings
+from shipway.spec.parameters import dump_endpoint
 
+LOCAL = dump_endpoint(EndpointSettings(endpoint=EndpointSection(kind="local")))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
@@ -49,8 +52,8 @@ def sabotaged(fault: str, release: Release) -> LocalEndpoint:
 def ship(folder: Path, release: Release, endpoint: LocalEndpoint | None = None) -> SmokeResult:
     """Deploys and smokes as the pipeline does, through documents."""
     release.write(folder / "release.json")
-    deploy(folder / "release.json", folder / "deployment.json", endpoint)
-    return smoke(folder / "release.json", folder / "deployment.json", folder / "report.html", endpoint)
+    deploy(folder / "release.json", LOCAL, folder / "deployment.json", endpoint)
+    return smoke(folder / "release.json", folder / "deployment.json", LOCAL, folder / "report.html", endpoint)
 
 
 def predicts_as(release: Release) -> bool:
@@ -85,6 +88,7 @@ def test_a_good_release_passes_and_again_changes_nothing(
         assert any(wanted in name for name in names), wanted
     assert all(check.passed for check in result.checks)
     status = LocalEndpoint("flights").status()
+    assert [(found.version, found.share) for found in status.revisions] == [(releases[task].version, 100)]
     again = ship(tmp_path, releases[task])
     assert not again.deployment.changed
     assert LocalEndpoint("flights").status() == status
@@ -99,8 +103,14 @@ def test_a_good_release_passes_and_again_changes_nothing(
     [
         ("shifted", "canonical request 1, V1: "),
         ("lenient", "missing feature delay: status 200"),
-        ("unseen", "unknown category in carrier: status 500"),
-        ("dies", "all further checks: not run"),
+        (
+            "unseen",
+            "unknown category in carrier: version 1 answered instead; asked itself, version 2 answers with status 500",
+        ),
+        (
+            "dies",
+            "canonical request 9, V1: version 1 answered instead; asked itself, version 2 answers with status 503",
+        ),
     ],
 )
 def test_a_bad_deployment_is_taken_back(
@@ -115,7 +125,7 @@ def test_a_bad_deployment_is_taken_back(
     assert "smoke checks failed for flights version 2; version 1 is served again" in lines[0]
     assert any(line.startswith(told) for line in lines), lines
     status = LocalEndpoint("flights").status()
-    assert (status.version, status.ready) == ("1", True)
+    assert [(found.version, found.share, found.ready) for found in status.revisions] == [("1", 100, True)]
     assert predicts_as(releases["1"])
     assert len(server_processes(state)) == 1
     page = (tmp_path / "report.html").read_text()
@@ -136,7 +146,7 @@ def test_a_bad_deployment_over_nothing_verified_keeps_what_was_served(
 ) -> None:
     endpoint = sabotaged("shifted", releases["2"])
     releases["1"].write(tmp_path / "release.json")
-    deploy(tmp_path / "release.json", tmp_path / "deployment.json", endpoint)
+    deploy(tmp_path / "release.json", LOCAL, tmp_path / "deployment.json", endpoint)
     with pytest.raises(RejectedError, match="version 1 is served again"):
         ship(tmp_path, releases["2"], endpoint)
     assert predicts_as(releases["1"])
@@ -147,26 +157,62 @@ def test_a_server_that_died_since_is_told_and_the_earlier_version_started(
 ) -> None:
     ship(tmp_path, releases["1"])
     releases["2"].write(tmp_path / "release.json")
-    deploy(tmp_path / "release.json", tmp_path / "deployment.json")
+    deploy(tmp_path / "release.json", LOCAL, tmp_path / "deployment.json")
     os.kill(LocalEndpoint("flights").status().pid, signal.SIGKILL)
     until(lambda: not server_processes(state))
     with pytest.raises(RejectedError, match="not run: the server does not answer"):
-        smoke(tmp_path / "release.json", tmp_path / "deployment.json", tmp_path / "report.html")
+        smoke(tmp_path / "release.json", tmp_path / "deployment.json", LOCAL, tmp_path / "report.html")
     assert predicts_as(releases["1"])
 
 
-def test_an_earlier_version_that_cannot_come_back_is_told(tmp_path: Path, releases: dict[str, Release]) -> None:
+def test_a_version_that_passed_is_the_only_one_left(tmp_path: Path, releases: dict[str, Release]) -> None:
+    ship(tmp_path, releases["1"])
+    result = ship(tmp_path, releases["2"])
+    assert (result.deployment.previous_version, result.deployment.changed) == ("1", True)
+    status = LocalEndpoint("flights").status()
+    assert [(found.version, found.share) for found in status.revisions] == [("2", 100)]
+    assert predicts_as(releases["2"])
+
+
+def test_a_version_that_passed_is_named_in_the_registry(tmp_path: Path, releases: dict[str, Release]) -> None:
+    from shipway.lineage.tracking import client, tracking_uri
+    from shipway.model.registry import DIGEST_TAG
+
+    registry, release = client(), releases["1"]
+    registry.create_registered_model("flights")
+    registry.create_model_version("flights", release.package_uri, tags={DIGEST_TAG: release.digest})
+    ship(tmp_path, release.model_copy(update={"tracking_uri": tracking_uri()}))
+    assert registry.get_model_version_by_alias("flights", "staging-verified").version == 1
+
+
+def test_an_earlier_version_that_cannot_come_back_is_told(
+    state: Path, tmp_path: Path, releases: dict[str, Release]
+) -> None:
     endpoint = sabotaged("shifted", releases["2"])
     ship(tmp_path, releases["1"], endpoint)
     releases["2"].write(tmp_path / "release.json")
-    deploy(tmp_path / "release.json", tmp_path / "deployment.json", endpoint)
-    before = Path(read_document(Deployment, tmp_path / "deployment.json").previous_package)
-    (before / "package.json").write_text("{}")
+    deploy(tmp_path / "release.json", LOCAL, tmp_path / "deployment.json", endpoint)
+    path = state / "endpoints" / "staging" / "flights.json"
+    path.write_text("{}")
+    (state / "endpoints" / "staging" / "flights.token").unlink()
     with pytest.raises(RejectedError, match="could not be put back"):
-        smoke(tmp_path / "release.json", tmp_path / "deployment.json", tmp_path / "report.html", endpoint)
+        smoke(tmp_path / "release.json", tmp_path / "deployment.json", LOCAL, tmp_path / "report.html", endpoint)
     assert "could not be put back" in (tmp_path / "report.html").read_text()
+
+
+def test_what_was_deployed_since_stays(tmp_path: Path, releases: dict[str, Release]) -> None:
+    endpoint = sabotaged("shifted", releases["2"])
+    ship(tmp_path, releases["1"], endpoint)
+    releases["2"].write(tmp_path / "bad.json")
+    deploy(tmp_path / "bad.json", LOCAL, tmp_path / "deployment.json", endpoint)
+    later = releases["1"].model_copy(update={"version": "7"})
+    later.write(tmp_path / "later.json")
+    deploy(tmp_path / "later.json", LOCAL, tmp_path / "later-deployment.json", endpoint)
+    with pytest.raises(RejectedError, match="version 7 was deployed since, and is served"):
+        smoke(tmp_path / "bad.json", tmp_path / "deployment.json", LOCAL, tmp_path / "report.html", endpoint)
+    assert predicts_as(later)
 
 
 def test_missing_documents_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such Release document"):
-        smoke(tmp_path / "none.json", tmp_path / "none.json", tmp_path / "report.html")
+        smoke(tmp_path / "none.json", tmp_path / "none.json", LOCAL, tmp_path / "report.html")

@@ -88,7 +88,7 @@ def test_without_a_train_section_sklearn_trains(spec_file: Path) -> None:
         ("  trainer: torch\n", "", "train: needs 'trainer'"),
         ("task: binary\n", "", "task: required, and missing"),
         ("  validation: 1mo", "  validation: a month", ":12: split.validation: expected text matching pattern"),
-        ("  until: 2013-11-01", "  until: someday", "split: until: expected an ISO date, time or 'latest'"),
+        ("  until: 2013-11-01", "  until: someday", "split.until: expected an ISO date, time or 'latest'"),
         ("  time: departs\n", "", ":8: split.column: a split by time needs it, or data.time"),
         (
             "metric: roc_auc, min",

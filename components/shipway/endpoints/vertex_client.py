@@ -16,16 +16,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from shipway.endpoints.client import Answer, UnreachableError, call
 from shipway.errors import InputError, ShipwayError
-from shipway.platforms.follow import UnreachableError
 
 if TYPE_CHECKING:
     import grpc
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.credentials import Credentials
+    from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient
     from google.cloud.aiplatform_v1.services.metadata_service import MetadataServiceClient
+    from google.cloud.aiplatform_v1.services.model_service import ModelServiceClient
     from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
     from google.cloud.aiplatform_v1.services.schedule_service import ScheduleServiceClient
+    from google.cloud.monitoring_v3.services.metric_service import MetricServiceClient
 
     from shipway.spec.resources import VertexSection
 
@@ -49,7 +52,7 @@ _LOGIN = (
 # How gRPC says that the credentials, not the server, failed.
 _PLUGIN_FAULT = "Getting metadata from plugin failed"
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 Client = TypeVar("Client")
 
 
@@ -60,6 +63,9 @@ class Vertex:
         project: The project's id or number.
         location: The region.
     """
+
+    title = "Vertex AI"
+    api = "aiplatform.googleapis.com"
 
     def __init__(self, section: VertexSection) -> None:
         """Reads where Vertex is; nothing is asked yet.
@@ -113,7 +119,46 @@ class Vertex:
 
         return self._client(MetadataServiceClient)
 
-    def ask(self, what: str, method: Callable[..., Answer], request: Mapping[str, Any]) -> Answer:
+    @cached_property
+    def endpoints(self) -> EndpointServiceClient:
+        """The client of online endpoints."""
+        from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient
+
+        return self._client(EndpointServiceClient)
+
+    @cached_property
+    def models(self) -> ModelServiceClient:
+        """The client of the model registry."""
+        from google.cloud.aiplatform_v1.services.model_service import ModelServiceClient
+
+        return self._client(ModelServiceClient)
+
+    def url(self, resource: str, method: str) -> str:
+        """Returns the REST address of a resource's method, as `rawPredict`."""
+        return f"{'http' if self._plain else 'https'}://{self._host}/v1/{resource}:{method}"
+
+    def post(self, url: str, body: bytes, seconds: float) -> Answer:
+        """Posts JSON to an address of Vertex AI's and returns the answer, whatever its status.
+
+        Raises:
+            UnreachableError: Nobody answered in time.
+            ShipwayError: There are no credentials.
+        """
+        if self._plain:
+            return call("POST", url, body, seconds=seconds)
+        import requests
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.requests import AuthorizedSession
+
+        # Retries are the caller's, who knows whether a request may be made twice.
+        session: Any = AuthorizedSession(self._credentials)  # type: ignore[no-untyped-call]
+        try:
+            found = session.post(url, data=body, headers={"content-type": "application/json"}, timeout=seconds)
+        except (requests.RequestException, GoogleAuthError) as error:
+            raise UnreachableError(f"POST {url}: {type(error).__name__}: {_first(error)}") from error
+        return Answer(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
+
+    def ask(self, what: str, method: Callable[..., Response], request: Mapping[str, Any]) -> Response:
         """Makes a call that may safely be made twice; faults that pass by themselves are tried again a few times.
 
         Args:
@@ -140,7 +185,7 @@ class Vertex:
             time.sleep(pause)
 
     @staticmethod
-    def once(method: Callable[..., Answer], request: Mapping[str, Any]) -> Answer:
+    def once(method: Callable[..., Response], request: Mapping[str, Any]) -> Response:
         """Makes a call once, with a deadline.
 
         Raises:
@@ -174,18 +219,15 @@ class Vertex:
         kind: type[ShipwayError] = ShipwayError
         match error:
             case google.Unauthorized():
-                why = f"Vertex AI does not accept these credentials ({said}); {_LOGIN}"
+                why = f"{self.title} does not accept these credentials ({said}); {_LOGIN}"
             case google.Forbidden():
-                why = (
-                    f"Vertex AI forbids it ({where}): {said}; enable the API with `gcloud services enable "
-                    f"aiplatform.googleapis.com --project {self.project}`, or get the role that docs/vertex.md names"
-                )
+                why = f"{self.title} forbids it ({where}): {said}; {self._remedy(error)}"
             case google.NotFound():
                 kind = InputError
-                why = f"Vertex AI finds no such thing ({where}): {said}; check vertex.project and vertex.location"
+                why = f"{self.title} finds no such thing ({where}): {said}; check vertex.project and vertex.location"
             case google.BadRequest():
                 kind = InputError
-                why = f"Vertex AI refuses it as invalid: {said}"
+                why = f"{self.title} refuses it as invalid: {said}"
             case google.TooManyRequests():
                 kind = UnreachableError
                 why = (
@@ -196,10 +238,18 @@ class Vertex:
                 why = f"these credentials gave no token ({said}); {_LOGIN}"
             case google.ServerError():
                 kind = UnreachableError
-                why = f"no usable answer from Vertex AI at {self._host}: {_reason(error)} ({said})"
+                why = f"no usable answer from {self.title} at {self._host}: {_reason(error)} ({said})"
             case _:
-                why = f"Vertex AI at {self._host} refuses it: {said}"
+                why = f"{self.title} at {self._host} refuses it: {said}"
         return kind(f"{what}: {why}")
+
+    def _remedy(self, error: GoogleAPICallError) -> str:
+        """Returns what helps against a refusal: of the two that there are, the one that Google gives as its reason."""
+        enable = f"enable the API with `gcloud services enable {self.api} --project {self.project}`"
+        role = "get the role that docs/vertex.md names"
+        return {"SERVICE_DISABLED": enable, "IAM_PERMISSION_DENIED": role}.get(
+            error.reason or "", f"{enable}, or {role}"
+        )
 
     def _client(self, kind: type[Client]) -> Client:
         # gRPC's own log of what becomes an error message here anyway.
@@ -241,6 +291,26 @@ class Vertex:
             raise ShipwayError(f"Google credentials gave no token for Vertex AI: {_first(error)}; {_LOGIN}") from error
         found: Credentials = credentials
         return found
+
+
+class Monitoring(Vertex):
+    """Cloud Monitoring of the same project."""
+
+    title = "Cloud Monitoring"
+    api = "monitoring.googleapis.com"
+
+    def __init__(self, section: VertexSection) -> None:
+        """Reads where Cloud Monitoring is; nothing is asked yet."""
+        super().__init__(section)
+        # Another host of Vertex AI's says nothing about this one; a stand-in on this machine is both.
+        self._host = self._host if self._plain else self.api
+
+    @cached_property
+    def metrics(self) -> MetricServiceClient:
+        """The client of metrics."""
+        from google.cloud.monitoring_v3.services.metric_service import MetricServiceClient
+
+        return self._client(MetricServiceClient)
 
 
 def passes_by(error: GoogleAPICallError) -> bool:
