@@ -72,6 +72,7 @@ def places(objects: list[Object]) -> dict[str, Place]:
         _elsewhere("kfp-step", "kubeflow", STEP_LABELS),
         _elsewhere("gateway", "istio-system", {"app": "gateway"}, **{"shipway.dev/calls-models": "true"}),
         _elsewhere("alertmanager", "monitoring", {"app": "alertmanager"}, **{"shipway.dev/calls-trigger": "true"}),
+        _elsewhere("prometheus", "monitoring", {"app": "prometheus"}, **{"shipway.dev/scrapes-models": "true"}),
         # Labels are free to claim in another namespace.
         _elsewhere("impostor", "default", {**STEP_LABELS, "app.kubernetes.io/name": "mlflow"}),
         Place("internet", address="52.216.0.10"),
@@ -139,7 +140,7 @@ def _open(policies: list[Object], direction: str, mine: Place, other: Place, doo
 
 
 def _doors() -> Iterator[Door]:
-    for port in (3000, 5000, 5432, 6443, 80, 443, 8080, 8333, 8887, 8888, 988, 9000):
+    for port in (3000, 5000, 5432, 6443, 80, 443, 8080, 8333, 8887, 8888, 988, 9000, 9090):
         yield Door("", port)
     yield Door("", 53)
     yield Door("", 53, "UDP")
@@ -153,7 +154,7 @@ def connections(objects: list[Object]) -> set[str]:
     found = set()
     for source in everywhere.values():
         for target in everywhere.values():
-            if source is target or space not in (source.namespace, target.namespace):
+            if space not in (source.namespace, target.namespace):
                 continue
             for door in _doors():
                 goes = source.namespace != space or _open(policies, "egress", source, target, door)

@@ -28,6 +28,9 @@ BASE = dns(*OURS) | {
     "step -> kfp-store:8333",
     "step -> kfp-store:9000",
     "gateway -> predictor:8080",
+    "predictor -> predictor:8080",
+    "prometheus -> predictor:8080",
+    "step -> prometheus:9090",
 }
 WANTED = {
     "production": BASE,

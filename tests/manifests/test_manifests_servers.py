@@ -24,8 +24,9 @@ from sqlalchemy import make_url
 from shipway.lineage.tracking import URI_VARIABLE
 from shipway.platforms import kubernetes
 from shipway.serving.app import create_app
-from shipway.serving.model_slot import ModelSlot
+from shipway.serving.router import Router
 from shipway.serving.settings import read_settings
+from shipway.serving.telemetry import Telemetry
 
 OVERLAYS = ("dev", "production")
 DOCKERFILE = ROOT.parent / "containers" / "Dockerfile"
@@ -52,19 +53,23 @@ def test_the_model_server_takes_its_arguments(overlay: str) -> None:
     # As KServe does: the name for its placeholder, and the arguments of the InferenceService behind.
     given = [argument.replace("{{.Name}}", service["metadata"]["name"]) for argument in server["args"]]
     assert not any("{{" in argument for argument in given)
-    read = read_settings([*given, *service["spec"]["predictor"]["model"]["args"]], {})
+    model = service["spec"]["predictor"]["model"]
+    read = read_settings([*given, *model["args"]], {entry["name"]: entry["value"] for entry in model["env"]})
     assert (read.package, read.name, read.host) == ("/mnt/models", "flights", "0.0.0.0")  # noqa: S104 - of a pod
     assert [port["containerPort"] for port in server["ports"]] == [read.port]
     assert read.version == "12"
     assert read.digest is not None
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", read.digest)
+    assert read.revision == service["spec"]["predictor"]["name"]
+    assert read.blessing is not None
+    assert (read.blessing.decision, read.blessing.model_digest) == ("blessed", read.digest)
 
 
 def test_the_model_server_is_probed_where_it_answers() -> None:
     server = container(installation("production"), "ServingRuntime", "shipway-server")
 
     async def ask_all() -> dict[str, int]:
-        transport = httpx.ASGITransport(create_app(ModelSlot("flights")))
+        transport = httpx.ASGITransport(create_app(Router("flights", Telemetry("flights"))))
         async with httpx.AsyncClient(transport=transport, base_url="http://server:8080") as client:
             kinds = [kind for kind in server if kind.endswith("Probe")]
             return {kind: (await client.get(server[kind]["httpGet"]["path"])).status_code for kind in kinds}
