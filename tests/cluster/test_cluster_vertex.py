@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from shipway.endpoints.vertex_client import Vertex
 from shipway.lineage.project import PROJECT_VARIABLE
 from shipway.platforms import vertex
 from shipway.platforms.arguments import pipeline_arguments
-from shipway.platforms.compile import compile_training
+from shipway.platforms.compile import compile_pipeline
 from shipway.platforms.submission import Submission
-from shipway.platforms.vertex_client import Vertex
 from shipway.spec import load_spec
 
 PROJECT = os.environ.get("SHIPWAY_VERTEX_TEST_PROJECT", "")
@@ -39,9 +39,9 @@ def submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submission:
     settings = [f"vertex.project={PROJECT}", f"vertex.location={LOCATION}", f"vertex.pipeline_root={ROOT}"]
     spec = load_spec(EXAMPLE / "shipway.yaml", settings)
     path = tmp_path / "pipeline.yaml"
-    compile_training(spec, path, target="vertex")
+    compile_pipeline("training", spec, path, target="vertex")
     key = f"test-{uuid.uuid4().hex[:12]}"
-    return Submission(spec, "penguins-training", path.read_text(), "test", pipeline_arguments(spec), key)
+    return Submission(spec, "training", path.read_text(), "test", pipeline_arguments(spec), key)
 
 
 @pytest.fixture
