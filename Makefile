@@ -22,7 +22,7 @@ PROJECT ?= $(patsubst %/,%,$(dir $(SPEC)))
 REPOSITORY ?= shipway
 IMAGES := $(PYTHON) containers/images.py
 
-.PHONY: help setup run test test-fast lint format compile images push bench-images serve down lock clean
+.PHONY: help setup run test test-fast lint format compile images push bench-images bench-serve serve down lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,9 @@ format: $(READY) ## put the code into the house's form
 	$(BIN)/ruff format .
 
 compile: $(READY) ## compile every example's pipelines to build/pipelines/EXAMPLE/ (ARGS=--target vertex ...)
-	@for spec in pipelines/examples/*/shipway.yaml; do \
-	  $(BIN)/shipway compile $$spec --output build/pipelines/$$(basename $$(dirname $$spec))/training.yaml $(ARGS) || exit 1; done
+	@for spec in pipelines/examples/*/shipway.yaml; do for pipeline in training promotion rollback; do \
+	  $(BIN)/shipway compile $$spec --pipeline $$pipeline $(ARGS) \
+	    --output build/pipelines/$$(basename $$(dirname $$spec))/$$pipeline.yaml || exit 1; done; done
 
 images: ## build the container images (PROJECT=folder for /opt/project, TORCH=cuda|cpu, WHEELS=, BASE_IMAGE=)
 	@$(IMAGES) build --repository "$(REPOSITORY)" --project "$(PROJECT)" --torch "$(TORCH)" --wheels "$(WHEELS)" --base "$(BASE_IMAGE)"
@@ -76,6 +77,22 @@ push: ## push the images to REGISTRY and write build/images.json, their names wi
 
 bench-images: $(READY) ## print the images' sizes and what they cost to start (after make images SPEC=the penguins' spec)
 	@$(BIN)/python containers/bench.py --repository "$(REPOSITORY)" --tag "$$($(BIN)/shipway version)"
+
+bench-serve: $(READY) .bench/kserve/.ready .bench/package/MLmodel ## measure the server beside MLflow's, KServe's and bare ASGI (ROUNDS=5 SECONDS=4)
+	@command -v wrk >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq install -y wrk >/dev/null; \
+	  else echo "wrk is not installed; as root: apt-get install wrk" >&2; exit 1; fi
+	@$(BIN)/python tests/bench/serve.py --rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),4)
+
+.bench/kserve/.ready: tests/bench/kserve.txt | $(READY) $(if $(findstring .tools,$(UV)),.tools/bin/uv)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .bench/kserve
+	@$(UV) pip sync --quiet --python .bench/kserve/bin/python --compile-bytecode tests/bench/kserve.txt
+	@touch $@
+
+.bench/package/MLmodel: | $(READY)
+	@echo "training the flights example once, for its package"
+	@$(BIN)/shipway run pipelines/examples/flights/shipway.yaml --state .bench/state --runs .bench/runs
+	@$(BIN)/shipway down --state .bench/state
+	@rm -rf .bench/package && cp -r "$$(find .bench/state/artifacts -path '*/train/model' -type d | head -1)" .bench/package
 
 serve: $(READY) ## serve the staged model of SPEC in the foreground (MODEL=name[@version])
 	$(BIN)/shipway serve $(or $(MODEL),$(shell sed -n 's/^name: *//p' $(SPEC)))
@@ -88,4 +105,4 @@ lock: | $(if $(findstring .tools,$(UV)),.tools/bin/uv) ## resolve the dependenci
 
 clean: ## remove what runs and builds left (not .venv): runs, state, registry; stops the endpoints first
 	@if [ -x $(BIN)/shipway ] && [ -d .shipway ]; then $(BIN)/shipway down; fi
-	rm -rf .shipway runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .shipway runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench

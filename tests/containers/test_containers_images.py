@@ -16,12 +16,17 @@ pytestmark = pytest.mark.slow
 ABSENT = {
     "components": ("torch", "google.cloud.aiplatform", "typer", "kubernetes", "matplotlib", "pytest"),
     "trainer": ("google.cloud.aiplatform", "typer", "kubernetes", "pandera", "matplotlib", "pytest"),
+    "deployer": ("torch", "typer", "pandera", "uvloop", "matplotlib", "pytest"),
     "server": ("torch", "google.cloud.aiplatform", "kfp", "mlflow", "pandera", "pytest"),
     "trigger": ("torch", "mlflow", "sklearn", "matplotlib", "pytest"),
 }
 PRESENT = {
     "components": ("kfp.dsl.executor_main", "mlflow", "onnxruntime", "pandera", "s3fs", "gcsfs", "shipway_pipelines"),
     "trainer": ("kfp.dsl.executor_main", "mlflow", "torch", "s3fs"),
+    "deployer": (
+        *("kfp.dsl.executor_main", "mlflow", "onnxruntime", "s3fs", "gcsfs"),
+        *("kubernetes", "google.cloud.aiplatform", "google.cloud.monitoring_v3"),
+    ),
     "server": ("uvicorn", "onnxruntime", "skops", "s3fs", "gcsfs"),
     "trigger": ("kfp", "google.cloud.aiplatform", "fastapi", "kubernetes"),
 }
@@ -48,7 +53,7 @@ for folder in ("/opt/venv/lib", "/opt/shipway", "/opt/packages"):
 
 @pytest.mark.parametrize("image", engine.IMAGES)
 def test_it_has_what_its_steps_need_and_nothing_else(images: dict[str, str], image: str) -> None:
-    runtime = ("--env", f"RUNTIME={'true' if image in ('components', 'trainer') else 'false'}")
+    runtime = ("--env", f"RUNTIME={'true' if image in ('components', 'trainer', 'deployer') else 'false'}")
     missing = engine.python(images[image], CAN_IMPORT, *PRESENT[image], options=runtime)
     assert missing.split() == []
     missing = engine.python(images[image], CAN_IMPORT, *ABSENT[image], options=runtime)

@@ -52,6 +52,7 @@ def test_pushed_images_are_named_by_digest(images: dict[str, str], registry: str
     executors = next(yaml.safe_load_all(compiled.read_text()))["deploymentSpec"]["executors"]
     used = {name: entry["container"]["image"] for name, entry in executors.items()}
     assert used.pop("exec-train").startswith("shipway/trainer:")
+    assert all(used.pop(f"exec-{step}").startswith("shipway/deployer:") for step in ("deploy", "smoke"))
     assert set(used.values()) == {pushed["components"]}
     # The registry has what the name says.
     local = engine.inspect(images["components"])["Id"]
