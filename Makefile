@@ -22,7 +22,9 @@ PROJECT ?= $(patsubst %/,%,$(dir $(SPEC)))
 REPOSITORY ?= shipway
 IMAGES := $(PYTHON) containers/images.py
 
-.PHONY: help setup run test test-fast lint format compile images push bench-images bench-serve serve down lock clean
+DEMO := pipelines/examples/flights/demo/demo.py
+
+.PHONY: help setup run demo-rollout test test-fast lint format compile images push bench-images bench-serve serve down lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ $(READY): $(LOCK) pyproject.toml | $(if $(findstring .tools,$(UV)),.tools/bin/uv
 
 run: $(READY) $(if $(filter docker,$(RUNNER)),images) ## train, judge, register and serve the example (SPEC=..., RUNNER=subprocess|docker, ARGS=...)
 	@$(BIN)/shipway run $(SPEC) --runner $(RUNNER) --repository $(REPOSITORY) $(ARGS)
+
+demo-rollout: $(READY) ## roll a good version out under load, and three bad ones back; pages in build/demo-rollout
+	@$(BIN)/python $(DEMO)
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST)
