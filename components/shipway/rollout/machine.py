@@ -417,18 +417,18 @@ def _back(plan: Plan, memory: Memory, status: EndpointStatus, now: float) -> Act
         memory.timings.back = now
     candidate = memory.candidate
     found = status.revision(candidate.revision)
-    remaining: list[Action] = []
+    severity: Literal["warning", "incident"] = "incident" if memory.incident else "warning"
+    outcome = memory.outcome or "rolled_back"
+    text = f"{memory.name}: version {candidate.release.version} {outcome.replace('_', ' ')}: {memory.reason}"
+    key = f"{outcome}:{candidate.revision}:{memory.timings.started:.0f}"
+    # People hear of it before the registry does, which may be away.
+    remaining: list[Action] = [Notify(outcome, severity, text, key)]
     if found is not None and found.mirror:
         remaining.append(Mirror(candidate.revision, 0))
     remaining.append(Tell("rolled_back"))
     shares = _shares(status)
     gone = [revision for revision in (candidate.revision, memory.baseline) if revision]
     remaining += [Retire(old) for old in gone if status.revision(old) is not None and old not in shares]
-    severity: Literal["warning", "incident"] = "incident" if memory.incident else "warning"
-    outcome = memory.outcome or "rolled_back"
-    text = f"{memory.name}: version {candidate.release.version} {outcome.replace('_', ' ')}: {memory.reason}"
-    key = f"{outcome}:{candidate.revision}:{memory.timings.started:.0f}"
-    remaining.append(Notify(outcome, severity, text, key))
     following = _next(plan, memory, remaining, now)
     if following is None:
         memory.stage, memory.timings.ended = "done", now

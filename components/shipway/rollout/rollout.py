@@ -22,6 +22,8 @@ from shipway.rollout.report import RolloutReport, report_of, write_report
 from shipway.spec.rollout import RolloutSection
 
 _ATTEMPTS = 20
+# How long a rollback by hand tries again what fails, seconds: the traffic is back by then, and a person is waiting.
+_REGISTRY_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def roll_back(
             continue
     else:
         raise ShipwayError(f"{name}: the endpoint changed each time the rollback was to be written; try again")
-    plan = Plan("rollback", (), patience=min(seconds / 2, 300.0))
+    plan = Plan("rollback", (), patience=min(seconds / 2, _REGISTRY_PATIENCE))
     poll = poll_seconds or min(max(endpoint.lag_seconds / 10, 0.25), 2.0)
     controller = Controller(endpoint, ledger, plan, alert=alert, clock=clock, poll_seconds=poll, owner=owner)
     memory = controller.run(deadline)
@@ -159,6 +161,11 @@ def roll_back(
     write_report(report, report_path)
     if memory.outcome == "halted" and memory.skipped:
         raise ShipwayError(f"{name}: {memory.reason}")
+    if memory.skipped:
+        raise ShipwayError(
+            f"{name}: all traffic is back, but not everything was done: {'; '.join(memory.skipped)} "
+            f"(run the same again for the rest: shipway rollback {name}; report: {report_path})"
+        )
     return RolloutResult(memory.outcome or "rolled_back", memory.reason, report)
 
 

@@ -134,6 +134,9 @@ def going_back_to(status: EndpointStatus, memory: Memory | None, to: str) -> Rel
         if memory.outcome == "live" and live.version == memory.candidate.release.version and old.package_uri:
             return old
         if memory.outcome != "live" and live.version == old.version:
+            if memory.skipped:
+                # The traffic is back, and what was given up then is still to be done.
+                return old
             raise InputError(
                 f"{name}: version {memory.candidate.release.version} was rolled back already, version {live.version} "
                 f"has the traffic; to go back further name the version: shipway rollback {name} --to VERSION"

@@ -282,6 +282,7 @@ class MemoryLedger:
     previous: str = ""
     baselines: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    away: bool = False
 
     def check(self, release: Release) -> None:
         if release.version in self.marked:
@@ -295,6 +296,8 @@ class MemoryLedger:
 
     def rolled_back(self, release: Release, reason: str, *, mark: bool, stable_version: str) -> None:
         self._die()
+        if self.away:
+            raise ShipwayError("the registry does not answer")
         if mark:
             self.marked.add(release.version)
         if self.champion == release.version:

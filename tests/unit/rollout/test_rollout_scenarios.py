@@ -9,6 +9,7 @@ from rollout_runs import BASELINE_ID, NEW, NEW_ID, OLD, OLD_ID, World, section
 from shipway.endpoints.protocol import NotReadyError, UnsupportedError
 from shipway.errors import InputError, NotBlessedError, RejectedError, ShipwayError
 from shipway.rollout.rollout import roll_back, roll_out, send_command
+from shipway.rollout.stage import going_back_to
 
 BAD = {
     "errors": Behaviour(errors=0.5),
@@ -346,6 +347,22 @@ def test_a_rollback_returns_traffic_first_and_marks_the_version(world: World) ->
     assert world.ledger.champion == OLD
     assert "told so" in (world.path / "back.html").read_text()
     assert rollback(world) == "rolled_back"
+
+
+def test_a_rollback_without_the_registry_moves_the_traffic_says_so_and_is_finished_later(world: World) -> None:
+    world.start(section())
+    world.ledger.away = True
+    with pytest.raises(ShipwayError, match="all traffic is back, but not everything was done: tell rolled_back: the re"):
+        rollback(world)
+    assert world.shares == {OLD_ID: 100}
+    assert (world.alerts[-1].kind, world.ledger.champion) == ("rolled_back", NEW)
+    status = world.endpoint.status()
+    assert going_back_to(status, world.memory, "") == world.memory.stable.release
+    world.ledger.away = False
+    assert rollback(world) == "rolled_back"
+    assert (world.ledger.champion, world.ledger.marked) == (OLD, {NEW})
+    with pytest.raises(InputError, match="rolled back already"):
+        going_back_to(status, world.memory, "")
 
 
 def test_a_rollback_ends_a_rollout_that_another_controls(world: World) -> None:
