@@ -1,10 +1,11 @@
-"""Servers that ours is measured beside, around the same package: `peers.py bare|fastapi|kserve PACKAGE PORT`.
+"""Servers that ours is measured beside, around one package: `peers.py bare|fastapi|kserve|kserve-quiet PACKAGE PORT`.
 
 Each reads the same request, turns its rows into columns with the package's own reader, and runs the same ONNX session.
 """
 
 import sys
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 from shipway.model.package import Package
@@ -50,8 +51,8 @@ def fastapi(package: Package, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, **QUIET)
 
 
-def kserve(package: Package, port: int) -> None:
-    """KServe's own Python server with a custom model, one worker, its access log off."""
+def kserve(package: Package, port: int, quiet: bool = False) -> None:
+    """KServe's own Python server with a custom model, one worker; quiet: without its access log and its timings."""
     import logging
 
     from kserve import Model, ModelServer
@@ -68,11 +69,13 @@ def kserve(package: Package, port: int) -> None:
             prediction = package.predict_columns(package.columns_from_rows(payload["instances"]))
             return {"predictions": prediction.tolist()}
 
-    server = ModelServer(http_port=port, enable_grpc=False, workers=1, access_log_format=None)
-    logging.disable(logging.INFO)
+    if quiet:
+        logging.disable(logging.INFO)
+    server = ModelServer(http_port=port, enable_grpc=False, workers=1)
     server.start([Flights()])
 
 
 if __name__ == "__main__":
     kind, folder, number = sys.argv[1:]
-    {"bare": bare, "fastapi": fastapi, "kserve": kserve}[kind](Package.load(folder), int(number))
+    servers = {"bare": bare, "fastapi": fastapi, "kserve": kserve, "kserve-quiet": partial(kserve, quiet=True)}
+    servers[kind](Package.load(folder), int(number))

@@ -79,11 +79,12 @@ class Promise:
     bound: float
 
 
-PLAIN, ALL, MLFLOW, KSERVE, BARE, FASTAPI = (
+PLAIN, ALL, MLFLOW, KSERVE, QUIET_KSERVE, BARE, FASTAPI = (
     "shipway",
     "shipway, all on",
     "mlflow models serve",
     "kserve, onnx",
+    "kserve, onnx, its logs off",
     "bare ASGI, onnx",
     "fastapi + orjson, onnx",
 )
@@ -132,7 +133,7 @@ def subjects(package: Path, scratch: Path) -> list[Subject]:
     row = golden_row(package)
     rows = json.dumps({"instances": [row]}).encode()
     records = json.dumps({"dataframe_records": [row]}).encode()
-    ports = free_ports(6)
+    ports = free_ports(7)
     ours = "/v1/models/flights:predict"
     path = {"PYTHONPATH": str(ROOT / "components")}
 
@@ -152,13 +153,16 @@ def subjects(package: Path, scratch: Path) -> list[Subject]:
         ),
         Subject(BARE, peer(sys.executable, "bare", ports[2]), ports[2], "/", rows, environment=path),
         Subject(FASTAPI, peer(sys.executable, "fastapi", ports[3]), ports[3], "/predict", rows, environment=path),
-        Subject(
-            KSERVE,
-            peer(str(BENCH / "kserve/bin/python"), "kserve", ports[4]),
-            ports[4],
-            ours,
-            rows,
-            environment=path,
+        *(
+            Subject(
+                name,
+                peer(str(BENCH / "kserve/bin/python"), kind, port),
+                port,
+                ours,
+                rows,
+                environment=path,
+            )
+            for name, kind, port in ((KSERVE, "kserve", ports[4]), (QUIET_KSERVE, "kserve-quiet", ports[6]))
         ),
         Subject(
             MLFLOW, [*mlflow, "--model-uri", str(package), "--port", str(ports[5])], ports[5], "/invocations", records

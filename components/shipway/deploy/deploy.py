@@ -66,6 +66,7 @@ def deploy(
         endpoint=str(asked.endpoint.kind),
         environment=ENVIRONMENT,
         url=after.url,
+        served_as=after.served_as or release.name,
         revision=revision,
         version=release.version,
         digest=release.digest,
@@ -99,4 +100,4 @@ def _back(status: EndpointStatus, revision: str) -> str:
 def _example(deployment: Deployment, release: Release) -> str:
     if deployment.endpoint == "vertex":
         return ""
-    return example_request(deployment.url, release.name, local_package(release))
+    return example_request(deployment.url, deployment.served_as, local_package(release))

@@ -313,6 +313,7 @@ class KServeEndpoint:
             generation=seen.generation,
             record=seen.record,
             edges=seen.ledger.edges if seen.service is not None else (),
+            served_as=self._service,
         )
 
     def _unready(self, seen: Snapshot, revision: str, attempt: str = "") -> str:

@@ -66,6 +66,7 @@ class EndpointStatus:
         generation: Changes with every change of revisions, shares, mirror or record; what `expect` is compared with.
         record: The controller's record; "" when there is none.
         edges: Inner edges of the prediction histogram of a regression model; () for others.
+        served_as: The model's name in URLs and headers, where it is not `name`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class EndpointStatus:
     generation: str = ""
     record: str = ""
     edges: tuple[float, ...] = ()
+    served_as: str = ""
 
     @property
     def live(self) -> RevisionStatus | None:

@@ -208,6 +208,7 @@ class Deployment(Document):
         endpoint: The kind of the endpoint.
         environment: `staging` or `production`.
         url: Where it answers.
+        served_as: The model's name in URLs and headers.
         revision: The revision that has all the traffic.
         version: Its version in the registry.
         digest: The digest of its package.
@@ -221,6 +222,7 @@ class Deployment(Document):
     endpoint: str
     environment: str = "staging"
     url: str
+    served_as: str
     revision: str
     version: str
     digest: str

@@ -125,7 +125,7 @@ class _Conversation:
         self._own: list[list[float]] = package.predict(golden).tolist()
 
     def ready(self) -> str:
-        answer = call("GET", f"{self._url}/v2/models/{self._deployment.name}/ready")
+        answer = call("GET", f"{self._url}/v2/models/{self._deployment.served_as}/ready")
         return _status(answer, 200) or self._headers(answer)
 
     def v1(self, at: list[int]) -> str:
@@ -162,7 +162,7 @@ class _Conversation:
             labels = outputs["label"]["data"] if self._info.classes else []
         except (TypeError, KeyError):
             return f"not an Open Inference response: {answer.reason()}"
-        if identity != ("smoke", self._deployment.name, self._deployment.version):
+        if identity != ("smoke", self._deployment.served_as, self._deployment.version):
             return f"id, model name and version are {identity}"
         own = [self._own[row] for row in at]
         right = datatype == "FP64" and shape == [len(at), len(own[0])]
@@ -221,7 +221,7 @@ class _Conversation:
         return self._post(json_bytes(request))
 
     def _post(self, body: bytes) -> Answer:
-        return call("POST", f"{self._url}/v1/models/{self._deployment.name}:predict", body)
+        return call("POST", f"{self._url}/v1/models/{self._deployment.served_as}:predict", body)
 
     def _infer(self, rows: list[dict[str, Any]]) -> Answer:
         tensors = [
@@ -233,7 +233,7 @@ class _Conversation:
             }
             for column in self.inputs
         ]
-        url = f"{self._url}/v2/models/{self._deployment.name}/infer"
+        url = f"{self._url}/v2/models/{self._deployment.served_as}/infer"
         return call("POST", url, json_bytes({"id": "smoke", "inputs": tensors}))
 
     def _headers(self, answer: Answer, rows: Sequence[dict[str, Any]] = ()) -> str:
@@ -242,7 +242,7 @@ class _Conversation:
             # Where a revision fails, the one before it answers instead; the reason is to be had from itself.
             return f"version {answered} answered instead{self._own_words(rows)}"
         for header, expected in (
-            ("x-model-name", self._deployment.name),
+            ("x-model-name", self._deployment.served_as),
             ("x-model-version", self._deployment.version),
             ("x-model-digest", self._deployment.digest),
         ):

@@ -71,6 +71,12 @@ def test_no_pod_restarts_from_the_first_step_to_the_promotion_and_back(raw: KSer
         assert raw.cluster.uids() == before
 
 
+def test_staging_says_under_which_name_it_is_served(raw: KServeSubject) -> None:
+    staging = KServeEndpoint("flights", raw.settings(), "staging", poll_seconds=0.05)
+    assert (staging.status().name, staging.status().served_as) == ("flights", "flights-staging")
+    assert raw.endpoint.status().served_as == "flights"
+
+
 def test_the_stable_revision_keeps_its_replicas_beside_a_canary(raw: KServeSubject) -> None:
     old, new = serve(raw, "1"), put(raw, "2")
     raw.endpoint.shift({old: 95, new: 5})
