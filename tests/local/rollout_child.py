@@ -21,8 +21,8 @@ from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import RejectedError
 from shipway.lineage.documents import Release, read_document
 from shipway.lineage.files import write_json
+from shipway.rollout.actions import Action, Notify, Wait
 from shipway.rollout.controller import Controller
-from shipway.rollout.machine import Action, Notify, Wait
 from shipway.rollout.memory import Memory
 from shipway.rollout.rollout import roll_out
 from shipway.spec import EndpointSection, EndpointSettings, RolloutSection

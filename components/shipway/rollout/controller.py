@@ -12,28 +12,13 @@ from shipway.endpoints.client import UnreachableError
 from shipway.endpoints.protocol import ConflictError, Endpoint, EndpointStatus, NotReadyError, UnsupportedError
 from shipway.endpoints.window import Window
 from shipway.errors import DigestMismatchError, InputError, RejectedError, ShipwayError
+from shipway.rollout.actions import Action, Done, Mirror, Notify, Retire, Shift, StageRevision, Tell, Wait, WarmUp
 from shipway.rollout.alerts import Alert
 from shipway.rollout.clock import Clock
 from shipway.rollout.evidence import Gatherer, judge, stretch_length, without_evidence
 from shipway.rollout.lease import Owner
 from shipway.rollout.ledger import Ledger
-from shipway.rollout.machine import (
-    Action,
-    Done,
-    Look,
-    Mirror,
-    Notify,
-    Retire,
-    Shift,
-    StageRevision,
-    Tell,
-    Wait,
-    WarmUp,
-    accomplished,
-    decide,
-    failed,
-    wanted_shares,
-)
+from shipway.rollout.machine import Look, accomplished, decide, failed, wanted_shares
 from shipway.rollout.memory import Memory, read_memory
 from shipway.rollout.plan import Phase, Plan
 
