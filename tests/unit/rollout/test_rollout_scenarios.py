@@ -352,9 +352,7 @@ def test_a_rollback_returns_traffic_first_and_marks_the_version(world: World) ->
 def test_a_rollback_without_the_registry_moves_the_traffic_says_so_and_is_finished_later(world: World) -> None:
     world.start(section())
     world.ledger.away = True
-    with pytest.raises(
-        ShipwayError, match="all traffic is back, but not .*: tell rolled_back: the registry"
-    ):
+    with pytest.raises(ShipwayError, match=r"all traffic is back, but not .*: tell rolled_back: the registry"):
         rollback(world)
     assert world.shares == {OLD_ID: 100}
     assert (world.alerts[-1].kind, world.ledger.champion) == ("rolled_back", NEW)
