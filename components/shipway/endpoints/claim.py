@@ -57,6 +57,8 @@ class Claim:
         if not lock(self._handle, fcntl.LOCK_EX, _PATIENCE_SECONDS):
             os.close(self._handle)
             raise ClaimHeldError(f"{path}: another server process holds this claim")
+        # Else whoever looks before the announcement would be told of the process before this one.
+        os.ftruncate(self._handle, 0)
 
     def announce(self, claimant: Claimant) -> None:
         """Writes who holds the claim."""
