@@ -165,7 +165,13 @@ def subjects(package: Path, scratch: Path) -> list[Subject]:
             for name, kind, port in ((KSERVE, "kserve", ports[4]), (QUIET_KSERVE, "kserve-quiet", ports[6]))
         ),
         Subject(
-            MLFLOW, [*mlflow, "--model-uri", str(package), "--port", str(ports[5])], ports[5], "/invocations", records
+            MLFLOW,
+            [*mlflow, "--model-uri", str(package), "--port", str(ports[5])],
+            ports[5],
+            "/invocations",
+            records,
+            # MLflow starts uvicorn by its name.
+            environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
         ),
     ]
 
