@@ -118,7 +118,7 @@ class Window(_Counts):
         refused: Requests it refused as not fitting the model (4xx).
         latency: Answered requests by time the model took, `len(LATENCY_EDGES_MS) + 1` counts; the last is beyond.
         predictions: Histogram of what it predicted; None where nobody counts it.
-        features: Feature -> counts of the rows it was asked about; empty where nobody counts them.
+        features: Feature -> counts of the rows it was asked about, or of a sample of them; empty where nobody counts.
         mirror: What was mirrored to it.
     """
 

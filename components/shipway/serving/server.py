@@ -31,6 +31,8 @@ from shipway.serving.telemetry import Telemetry
 
 log = logging.getLogger("shipway.serving")
 
+# A request gives the interpreter up while the model runs; the threads that count and log must soon give it back.
+_SWITCH_SECONDS = 0.0001
 _WATCH_SECONDS = 2.0
 _GRACE_SECONDS = 10
 _WORKER = "--worker"
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str] | None = None, loader: Loader = load_package) 
     if given[:1] == [_WORKER]:
         return worker.main(given[1:], loader)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    # Polars writes the prediction log beside the requests: threads of its own would take the processors from them.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         settings = read_settings(given, os.environ)
         if loader is not load_package:

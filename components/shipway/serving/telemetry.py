@@ -6,6 +6,7 @@ longer than a request does. When the queue is full, rows are left out of statist
 """
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -28,6 +29,8 @@ _logger = logging.getLogger("shipway.serving")
 
 _QUEUED_ROWS = 50_000
 _CHUNK_ROWS = 256
+# Without a log, the features of so many requests a second are counted: more tell no more, and cost the others time.
+_SAMPLED_REQUESTS = 500
 _PAUSE_SECONDS = 0.1
 _BREATH_SECONDS = 0.001
 _CLOSE_SECONDS = 5.0
@@ -36,13 +39,13 @@ _EXPOSED_SECONDS = 600.0
 
 
 class _Item(NamedTuple):
-    """An answered request on its way to the statistics; a mirrored one has the primary's answer and no rows."""
+    """An answered request on its way to the statistics; one that is mirrored or not sampled has no rows."""
 
     time: float
     counter: "RevisionCounter"
     seconds: float
     prediction: "Array"
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] | None
     key: str
     primary: "Array | None"
     logged: bool = True
@@ -51,9 +54,10 @@ class _Item(NamedTuple):
 class _Queue:
     """Items between two threads, bounded by their rows."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, sampled: int) -> None:
         self._items: deque[_Item] = deque()
         self._most = most
+        self.sampled = sampled
         # One thread writes each of them, so that no lock is needed for their difference.
         self._put = self._taken = 0
         self.lost = 0
@@ -122,9 +126,11 @@ class RevisionCounter:
             key: What the caller is known by; "" for nothing.
             logged: Whether it is a caller's; one that a rollout sends is counted, and not logged.
         """
-        now = self._clock()
-        self.traffic.at(now).answer(seconds)
-        self._queue.put(_Item(now, self, seconds, prediction, rows, key, None, logged))
+        now, queue = self._clock(), self._queue
+        traffic = self.traffic.at(now)
+        traffic.answer(seconds)
+        kept = rows if traffic.requests <= queue.sampled else None
+        queue.put(_Item(now, self, seconds, prediction, kept, key, None, logged))
 
     def failed(self, seconds: float) -> None:  # noqa: ARG002 - the latency is that of answers
         """Counts a request that failed by the revision's fault."""
@@ -144,7 +150,7 @@ class RevisionCounter:
         traffic = self.traffic.at(now)
         traffic.answer(seconds)
         traffic.sent += 1
-        self._queue.put(_Item(now, self, seconds, prediction, [], "", primary))
+        self._queue.put(_Item(now, self, seconds, prediction, None, "", primary))
 
     def mirror_failed(self, seconds: float) -> None:  # noqa: ARG002 - the latency is that of answers
         """Counts a mirrored request that the revision did not answer, or refused although the primary answered."""
@@ -210,7 +216,7 @@ class Telemetry:
         self.access = access
         self._clock = clock
         self._counters: dict[str, RevisionCounter] = {}
-        self._queue = _Queue(_QUEUED_ROWS)
+        self._queue = _Queue(_QUEUED_ROWS, _SAMPLED_REQUESTS if log is None else sys.maxsize)
         self._unreadable = 0
         self._one_at_a_time = threading.Lock()
         self._ending = threading.Event()
@@ -296,22 +302,22 @@ class Telemetry:
                 time.sleep(breath)
 
     def _count(self, items: list[_Item]) -> None:
-        groups: dict[tuple[RevisionCounter, int, bool, bool], list[_Item]] = {}
+        groups: dict[tuple[RevisionCounter, int, bool, bool, bool], list[_Item]] = {}
         for item in items:
-            kind = (item.counter, int(item.time), item.primary is None, item.logged)
+            kind = (item.counter, int(item.time), item.primary is None, item.rows is not None, item.logged)
             groups.setdefault(kind, []).append(item)
-        for (counter, second, is_answer, logged), group in groups.items():
+        for (counter, second, is_answer, sampled, logged), group in groups.items():
             counts = counter.statistics.at(second)
             summary = counter.summary
             try:
                 prediction = _joined([item.prediction for item in group])
-                if is_answer:
-                    rows = [row for item in group for row in item.rows]
+                if sampled:
+                    rows = [row for item in group for row in item.rows or ()]
                     matrix = summary.matrix(rows)
                     summary.count_rows(rows, matrix, counts)
                     if self.log and logged:
                         self.log.write(_batch(counter, group, rows, matrix, prediction))
-                else:
+                elif not is_answer:
                     primary = _joined([item.primary for item in group if item.primary is not None])
                     summary.compare(prediction, primary, counts)
                 summary.count_predictions(prediction, counts)
@@ -333,7 +339,7 @@ def _batch(
         rows,
         matrix,
         prediction,
-        sizes=[len(item.rows) for item in group],
+        sizes=[len(item.rows or ()) for item in group],
         times=[item.time for item in group],
         seconds=[item.seconds for item in group],
         keys=[item.key for item in group],
