@@ -16,7 +16,7 @@ h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:28px 0 8px}
 .badge{vertical-align:middle;margin-left:8px}
 .ok{background:var(--ok)}.bad{background:var(--bad)}.info{background:var(--info)}
 table{border-collapse:collapse;width:100%;background:#fff;border:1px solid var(--line);border-radius:6px}
-th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:break-word}
 th{font-weight:600;color:var(--soft);font-size:13px;background:#fbfcfd}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .passed{color:var(--ok);font-weight:600}.failed{color:var(--bad);font-weight:600}
