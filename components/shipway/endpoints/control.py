@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shipway.errors import InputError
-from shipway.lineage.storage import join, read_bytes, write_bytes
 
 
 class MirrorOrder(BaseModel):
@@ -29,7 +28,7 @@ class MirrorOrder(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     revision: str
-    url: str
+    url: str = Field(pattern=r"^https?://")
     percent: int = Field(ge=1, le=100)
     auth: Literal["none", "google"] = "none"
     version: str = ""
@@ -45,6 +44,8 @@ class Control(BaseModel):
 
 def control_uri(folder: str, name: str, environment: str) -> str:
     """Returns the URI of a model's control document."""
+    from shipway.lineage.storage import join
+
     return join(folder, f"{name}-{environment}.json")
 
 
@@ -54,12 +55,18 @@ def read_control(uri: str) -> Control:
     Raises:
         InputError: It cannot be read, or is no such document.
     """
+    # The server knows this module, and needs no store unless it is told of one.
+    from shipway.lineage.storage import read_bytes
+
     content = read_bytes(uri)
     try:
         return Control() if content is None else Control.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors()[0]["msg"]
-        raise InputError(f"{uri}: no control document: {fault}; delete it, or mirror anew") from error
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "document"
+        raise InputError(
+            f"{uri}: not a control document: {where}: {fault['msg']}; delete it, or mirror anew"
+        ) from error
 
 
 def write_control(uri: str, control: Control) -> None:
@@ -68,4 +75,6 @@ def write_control(uri: str, control: Control) -> None:
     Raises:
         InputError: The store cannot be reached, or refuses.
     """
+    from shipway.lineage.storage import write_bytes
+
     write_bytes(uri, control.model_dump_json().encode())

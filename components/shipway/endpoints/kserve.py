@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from shipway.endpoints import control
 from shipway.endpoints import kserve_objects as objects
 from shipway.endpoints import kserve_pods as pods
 from shipway.endpoints.client import Answer, UnreachableError, call, json_bytes
@@ -445,13 +446,11 @@ class KServeEndpoint:
         return seen
 
     def _write_control(self, order: MirrorOrder | None) -> None:
-        from shipway.lineage.storage import write_bytes
-
-        document: dict[str, Any] = {"mirror": None}
+        told = None
         if order is not None:
             url = f"{self._url(*self._workload(order.revision))}/v1/models/{self._service}:predict"
-            document["mirror"] = {"revision": order.revision, "url": url, "percent": order.percent, "auth": "none"}
-        write_bytes(self._control, json_bytes(document))
+            told = control.MirrorOrder(revision=order.revision, url=url, percent=order.percent)
+        control.write_control(self._control, control.Control(mirror=told))
 
     def _workload(self, revision: str) -> tuple[str, int]:
         """Returns the name and port of a revision's Service.

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from shipway.errors import DigestMismatchError, InputError, NotBlessedError
+from shipway.errors import DigestMismatchError, InputError, NotBlessedError, ShipwayError
 from shipway.lineage.digests import digest_tree
 from shipway.lineage.documents import Release
 from shipway.lineage.files import atomic_folder, read_json
@@ -101,6 +101,17 @@ def golden_rows(package: Path) -> list[dict[str, Any]]:
     frame = pl.read_parquet(rows)
     floats = [name for name in names if frame.schema[name].is_decimal()]
     return list(frame.select(names).with_columns(pl.col(floats).cast(pl.Float64)).iter_rows(named=True))
+
+
+def own_edges(package: Path) -> tuple[float, ...]:
+    """Returns the edges of the histogram of a regression package's training labels; () for other tasks."""
+    try:
+        label = read_json(package / "statistics.json")["label"]
+        is_regression = read_json(package / "package.json")["task"] == "regression"
+        return tuple(map(float, label["edges"])) if is_regression and label["kind"] == "number" else ()
+    except (OSError, ValueError, KeyError, TypeError, ShipwayError):
+        # A histogram is no reason to refuse a model.
+        return ()
 
 
 def _copy(release: Release, target: Path) -> None:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from shipway.endpoints.client import Answer, json_bytes
 from shipway.endpoints.control import read_control
-from shipway.endpoints.packages import check_blessed, local_package
+from shipway.endpoints.packages import check_blessed, local_package, own_edges
 from shipway.endpoints.protocol import EndpointStatus, NotReadyError, RevisionStatus, UnsupportedError, revision_id
 from shipway.endpoints.vertex_client import Monitoring, Vertex
 from shipway.endpoints.vertex_deployments import ALL, Deployments
 from shipway.endpoints.vertex_metrics import Counts, read_counts, read_lag
-from shipway.endpoints.vertex_models import Served, own_edges, upload
+from shipway.endpoints.vertex_models import Served, upload
 from shipway.endpoints.vertex_resource import check_generation
 from shipway.endpoints.vertex_state import (
     Facts,

@@ -18,7 +18,6 @@ from shipway.endpoints.vertex_state import MODEL_LABEL, bounded, model_id
 from shipway.errors import InputError, ShipwayError
 from shipway.lineage import storage
 from shipway.lineage.digests import digest_json
-from shipway.lineage.files import read_json
 from shipway.spec.resources import duration_seconds
 
 if TYPE_CHECKING:
@@ -52,17 +51,6 @@ class Served:
     def what(self) -> str:
         """Model and version, to begin an error message."""
         return f"{self.release.name} version {self.release.version}"
-
-
-def own_edges(package: Path) -> tuple[float, ...]:
-    """Returns the edges of the histogram of a regression package's training labels; () for other tasks."""
-    try:
-        label = read_json(package / "statistics.json")["label"]
-        is_regression = read_json(package / "package.json")["task"] == "regression"
-        return tuple(map(float, label["edges"])) if is_regression and label["kind"] == "number" else ()
-    except (OSError, ValueError, KeyError, TypeError, ShipwayError):
-        # A histogram is no reason to refuse a model.
-        return ()
 
 
 def upload(vertex: Vertex, settings: EndpointSettings, served: Served, package: Path) -> str:

@@ -17,7 +17,6 @@ Outcome = Literal["live", "rolled_back", "halted"]
 Stage = Literal["prepare", "watch", "finish", "back", "done"]
 CommandKind = Literal["resume", "abort"]
 
-MAX_BYTES = 32 * 1024
 _DETAILED_BYTES = 24 * 1024
 
 

@@ -207,11 +207,6 @@ def send_command(endpoint: Endpoint, kind: CommandKind, who: str, clock: Clock |
     raise ShipwayError(f"{endpoint.name}: the endpoint changed each time the command was to be written; try again")
 
 
-def rollout_status(endpoint: Endpoint) -> Memory | None:
-    """Returns the memory of the last rollout of an endpoint, or of the one under way; None when there was none."""
-    return read_memory(endpoint.status().record, endpoint.name)
-
-
 def stage_text(memory: Memory) -> str:
     """Returns where a rollout is, in words."""
     if memory.stage == "watch":

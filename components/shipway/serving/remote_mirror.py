@@ -2,9 +2,8 @@
 
 That is for KServe and Vertex, where every revision is a deployment of its own and nobody can reach all of its servers.
 
-The document is `{"mirror": {"revision": "v4-1a2b3c4d", "url": "https://.../v1/models/NAME:predict", "percent": 100,
-"auth": "none"} | null}`, with `version` beside, if one likes. It is read every few seconds in the background. One
-that is missing means no mirror; one that is malformed or cannot be read changes nothing, and is said once.
+The document is `endpoints.control`'s. It is read every few seconds in the background. One that is missing means no
+mirror; one that is malformed or cannot be read changes nothing, and is said once.
 
 Copies carry `{"parameters": {"shipway-mirrored": true}}`: the server that gets them leaves them out of its metrics and
 log and says in `server-timing` how long its model took, because the one that sends them counts and compares.
@@ -19,12 +18,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shipway.endpoints.control import MirrorOrder, read_control
 from shipway.errors import ShipwayError
 from shipway.serving import v1
 from shipway.serving.isolated import ModelFaultError
@@ -41,36 +40,10 @@ _TIMING = re.compile(r"model;dur=([0-9.]+)")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
-class RemoteMirror(BaseModel):
-    """Where requests are mirrored to.
-
-    Attributes:
-        revision: The id that is counted.
-        url: Where a V1 request is posted.
-        percent: Share of the requests.
-        auth: google adds an access token of this server's service account.
-        version: The version that metrics name.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    revision: str
-    url: str = Field(pattern=r"^https?://")
-    percent: int = Field(ge=1, le=100)
-    auth: Literal["none", "google"] = "none"
-    version: str = ""
-
-
-class Control(BaseModel):
-    """The document."""
-
-    mirror: RemoteMirror | None = None
-
-
 class RemoteTarget:
     """Another server, asked in V1 from a few threads that keep their connections."""
 
-    def __init__(self, mirror: RemoteMirror, info: ServedInfo) -> None:
+    def __init__(self, mirror: MirrorOrder, info: ServedInfo) -> None:
         parts = urlsplit(mirror.url)
         self._path = parts.path + (f"?{parts.query}" if parts.query else "")
         self._host = parts.hostname or ""
@@ -168,11 +141,11 @@ async def follow(uri: str, router: Router, poll_seconds: float = _POLL_SECONDS) 
         router: The revisions; the mirror is changed when the document is.
         poll_seconds: How often it is read.
     """
-    now: RemoteMirror | None = None
+    now: MirrorOrder | None = None
     said = ""
     while True:
         try:
-            wanted = (await asyncio.to_thread(_read, uri)).mirror
+            wanted = (await asyncio.to_thread(read_control, uri)).mirror
         except ShipwayError as error:
             if str(error) != said:
                 said = str(error)
@@ -194,17 +167,3 @@ async def follow(uri: str, router: Router, poll_seconds: float = _POLL_SECONDS) 
                         wanted.revision, wanted.percent, target, wanted.version, primary.info, primary.edges
                     )
         await asyncio.sleep(poll_seconds)
-
-
-def _read(uri: str) -> Control:
-    from shipway.lineage.storage import read_bytes
-
-    content = read_bytes(uri)
-    if content is None:
-        return Control()
-    try:
-        return Control.model_validate_json(content)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "document"
-        raise ShipwayError(f"{uri}: not a control document: {where}: {fault['msg']}") from error

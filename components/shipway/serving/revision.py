@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from shipway.endpoints.packages import check_blessed
 from shipway.errors import NotBlessedError
 from shipway.lineage.documents import Blessing, Release
-from shipway.lineage.files import read_json
 from shipway.serving.isolated import ModelFaultError, Worker
 from shipway.serving.model_slot import Array, ModelSlot, ServedInfo
 
@@ -163,13 +162,3 @@ def check_order(name: str, order: Order, allow_unblessed: bool) -> str | None:
         )
     )
     return digest
-
-
-def own_edges(package: Path) -> tuple[float, ...]:
-    """Returns the edges of the histogram of a package's training labels; () where they are no numbers."""
-    try:
-        label = read_json(package / "statistics.json")["label"]
-        return tuple(float(edge) for edge in label["edges"]) if label["kind"] == "number" else ()
-    except (OSError, ValueError, KeyError, TypeError):
-        # A histogram is no reason to refuse a model.
-        return ()

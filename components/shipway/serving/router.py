@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from shipway.endpoints.packages import own_edges
 from shipway.endpoints.protocol import ConflictError
 from shipway.errors import ShipwayError
 from shipway.serving.isolated import Worker, WorkerSettings, start_worker
 from shipway.serving.limits import Refusal
 from shipway.serving.mirror import Mirror, MirrorTarget, RevisionTarget
 from shipway.serving.model_slot import Loader, ModelSlot, ServedInfo, load_package, open_slot
-from shipway.serving.revision import Order, Revision, check_order, own_edges
+from shipway.serving.revision import Order, Revision, check_order
 from shipway.serving.routes import Routes
 
 if TYPE_CHECKING:
