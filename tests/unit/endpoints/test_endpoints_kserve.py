@@ -268,7 +268,7 @@ def test_the_control_document_tells_whom_to_mirror_to(raw: KServeSubject) -> Non
     raw.endpoint.mirror(new, 40)
     document = raw.folder / "control" / "shipway" / "flights.json"
     url = f"http://flights-{new}-predictor.shipway.svc:80/v1/models/flights:predict"
-    order = {"revision": new, "url": url, "percent": 40, "auth": "none"}
+    order = {"revision": new, "url": url, "percent": 40, "auth": "none", "version": ""}
     assert json.loads(document.read_text()) == {"mirror": order}
     assert any(f"--control={document}" in pod.template["args"] for pod in raw.cluster.workloads.all())
     raw.endpoint.mirror(new, 0)
