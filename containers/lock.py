@@ -17,7 +17,7 @@ WHOLE = Path("containers/requirements.lock")
 BUILD = Path("containers/build.lock")
 CPU_TORCH = Path("containers/torch-cpu.txt")
 # A step's image: KFP starts its executor there.
-_STEPS = ("components", "trainer", "deployer")
+_STEPS = ("components", "trainer", "deployer", "monitor")
 _CUDA = re.compile(r"(torch|triton|nvidia-|cuda-)")
 _ENTRY = re.compile(r"^([a-z0-9][a-z0-9._-]*)==.*\n(?:    --hash.*\n)+", flags=re.MULTILINE)
 _COMPILE = ("pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header")

@@ -11,7 +11,7 @@ from kfp import dsl
 
 from shipway import __version__
 
-IMAGES = ("components", "trainer", "deployer")
+IMAGES = ("components", "trainer", "deployer", "monitor")
 
 
 def image_name(image: str, repository: str = "shipway", tag: str = __version__) -> str:

@@ -98,7 +98,7 @@ def rollback(
 ) -> None:
     """Put the version before back into production, at once: traffic first, then the registry, then the report."""
     from shipway.model.promotion import RegistryLedger, account
-    from shipway.rollout.alerts import write_alert
+    from shipway.notify.alerts import write_alert
     from shipway.rollout.rollout import roll_back
     from shipway.rollout.stage import going_back_to
 

@@ -12,8 +12,8 @@ from shipway.endpoints.client import UnreachableError
 from shipway.endpoints.protocol import ConflictError, Endpoint, EndpointStatus, NotReadyError, UnsupportedError
 from shipway.endpoints.window import Window
 from shipway.errors import DigestMismatchError, InputError, RejectedError, ShipwayError
+from shipway.notify.alerts import Alert
 from shipway.rollout.actions import Action, Done, Mirror, Notify, Retire, Shift, StageRevision, Tell, Wait, WarmUp
-from shipway.rollout.alerts import Alert
 from shipway.rollout.clock import Clock
 from shipway.rollout.evidence import Gatherer, judge, stretch_length, without_evidence
 from shipway.rollout.lease import Owner

@@ -8,7 +8,7 @@ from typing import Any
 from shipway.endpoints.protocol import ConflictError, Endpoint, EndpointStatus, RevisionStatus, revision_id
 from shipway.errors import InputError, NotBlessedError, RejectedError, ShipwayError
 from shipway.lineage.documents import Blessing, Release
-from shipway.rollout.alerts import Alert
+from shipway.notify.alerts import Alert
 from shipway.rollout.clock import Clock, WallClock
 from shipway.rollout.controller import Controller
 from shipway.rollout.lease import Owner

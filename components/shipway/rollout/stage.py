@@ -12,7 +12,7 @@ from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import InputError
 from shipway.lineage.documents import Release, read_document, read_optional
 from shipway.model.promotion import RegistryLedger, release_before, release_of
-from shipway.rollout.alerts import write_alert
+from shipway.notify.alerts import write_alert
 from shipway.rollout.memory import Memory, read_memory
 from shipway.rollout.rollout import roll_back, roll_out
 from shipway.spec import EndpointSection, RolloutSection, load_endpoint, load_section

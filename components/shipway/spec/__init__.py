@@ -28,6 +28,7 @@ from shipway.spec.parameters import (
 )
 from shipway.spec.resources import Accelerator, KubeflowSection, Stage, StageResources, Step, VertexSection
 from shipway.spec.rollout import EndpointSection, EndpointSettings, RolloutSection, Rule
+from shipway.spec.watch import InferenceSection, MonitorSection, NotifySection
 
 __all__ = [
     "METRICS",
@@ -40,8 +41,11 @@ __all__ = [
     "FeaturesSection",
     "GateRule",
     "HashSplit",
+    "InferenceSection",
     "KubeflowSection",
     "ModelSpec",
+    "MonitorSection",
+    "NotifySection",
     "RolloutSection",
     "Rule",
     "SchemaSection",

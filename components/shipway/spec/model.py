@@ -19,6 +19,7 @@ from shipway.spec.resources import (
     resources_of,
 )
 from shipway.spec.rollout import EndpointSection, RolloutSection, rollout_problems
+from shipway.spec.watch import InferenceSection, MonitorSection, NotifySection
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -246,6 +247,9 @@ class ModelSpec(Section):
     vertex: VertexSection = Field(default_factory=lambda: VertexSection(location="us-central1"))
     endpoint: EndpointSection = Field(default_factory=lambda: EndpointSection(kind=None))
     rollout: RolloutSection = Field(default_factory=lambda: RolloutSection(strategy="canary"))
+    inference: InferenceSection = Field(default_factory=lambda: InferenceSection(version="champion"))
+    monitor: MonitorSection = Field(default_factory=lambda: MonitorSection(window="24h"))
+    notify: NotifySection = Field(default_factory=lambda: NotifySection(github=None))
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSpec:

@@ -26,6 +26,13 @@ Step = Literal[
     "approval",
     "rollout",
     "rollback",
+    "resolve",
+    "screen",
+    "predict",
+    "gather",
+    "observe",
+    "monitor",
+    "notify",
     "report",
 ]
 Stage = Literal["default", Step]
@@ -40,10 +47,16 @@ EFFECTS: tuple[Step, ...] = (
     "approval",
     "rollout",
     "rollback",
+    "resolve",
+    "predict",
+    "gather",
+    "observe",
+    "monitor",
+    "notify",
     "report",
 )
 # Steps that reach for an endpoint; they run in the image that has the platforms' clients.
-DEPLOYERS: tuple[Step, ...] = ("deploy", "smoke", "rollout", "rollback")
+DEPLOYERS: tuple[Step, ...] = ("deploy", "smoke", "rollout", "rollback", "observe")
 AcceleratorType = Literal["T4", "L4", "P100", "V100", "A100", "A100-80GB", "H100"]
 
 

@@ -11,7 +11,7 @@ from rollout_memory_endpoint import Killed, MemoryEndpoint, MemoryLedger, Turned
 
 from shipway.endpoints.protocol import revision_id
 from shipway.errors import RejectedError
-from shipway.rollout.alerts import Alert
+from shipway.notify.alerts import Alert
 from shipway.rollout.lease import Owner
 from shipway.rollout.memory import Memory, read_memory
 from shipway.rollout.report import RolloutReport

@@ -1,10 +1,11 @@
-"""Alerts of a rollout, and where they go by default: a line of JSON in the state folder, and the terminal."""
+"""Alerts: what people, and the trigger service, should hear of; by default a line of JSON in the state folder."""
 
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from shipway.lineage.project import state_folder
 
@@ -17,11 +18,13 @@ class Alert:
 
     Attributes:
         name: The model's name.
-        kind: What happened: `live`, `rolled_back`, `halted`, `paused`, `rule`.
+        kind: What happened. A rollout: `live`, `rolled_back`, `halted`, `paused`, `rule`. A run: `rejected`, `failed`,
+            `approval` (somebody's yes is wanted). Monitoring: `checked` (nothing to do), `drift`.
         severity: How grave it is.
         text: It in one sentence.
         time: Seconds since the epoch.
         key: The same for the same event, also when it is sent again after a crash.
+        facts: Small JSON values for machines: `version`, `decision`, `run`, `gauges`, `baseline`.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Alert:
     text: str
     time: float
     key: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_alert(alert: Alert) -> None:
