@@ -71,7 +71,7 @@ class World:
     def heard(self, kind: str) -> int:
         return len({alert.key for alert in self.alerts if alert.kind == kind})
 
-    def start(self, spec: RolloutSection, version: str = NEW, owner: Owner | None = None) -> str:
+    def start(self, spec: RolloutSection, version: str = NEW, owner: Owner | None = None, log_uri: str = "") -> str:
         """Rolls a version out, and returns the outcome."""
         try:
             result = roll_out(
@@ -86,6 +86,7 @@ class World:
                 poll_seconds=1.0,
                 golden=[{"x": 1.0}],
                 owner=owner,
+                log_uri=log_uri,
             )
         except RejectedError:
             return self.memory.outcome or ""
