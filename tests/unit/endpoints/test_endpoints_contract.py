@@ -120,45 +120,32 @@ def test_every_change_is_idempotent(subject: Subject, endpoint: Endpoint) -> Non
     assert same(endpoint.write_record("one"), kept)
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        ("unblessed", NotBlessedError),
-        ("other blessing", NotBlessedError),
-        ("changed bytes", DigestMismatchError),
-        ("does not load", NotReadyError),
-    ],
-)
-def test_a_release_with_a_fault_is_refused_and_changes_nothing(
-    subject: Subject, endpoint: Endpoint, fault: Fault, error: type[ShipwayError]
-) -> None:
+def test_a_release_with_a_fault_is_refused_and_changes_nothing(subject: Subject, endpoint: Endpoint) -> None:
     serve(subject, "1")
     before = endpoint.status()
-    with pytest.raises(error, match=r"flights version 2"):
-        endpoint.stage(subject.release("2", fault))
-    after = endpoint.status()
-    assert shares(after) == shares(before)
-    assert after.live is not None
-    assert after.live.ready
+    faults: list[tuple[Fault, type[ShipwayError], str]] = [
+        ("unblessed", NotBlessedError, ""),
+        ("other blessing", NotBlessedError, ""),
+        ("changed bytes", DigestMismatchError, ""),
+        ("does not load", NotReadyError, "predicts shape"),
+    ]
+    for number, (fault, error, reason) in enumerate(faults, start=2):
+        with pytest.raises(error, match=rf"flights version {number}") as caught:
+            endpoint.stage(subject.release(str(number), fault))
+        assert reason in str(caught.value)
+        after = endpoint.status()
+        assert shares(after) == shares(before), fault
+        assert after.live is not None
+        assert after.live.ready
 
 
-def test_a_revision_that_never_becomes_ready_is_told_with_its_reason(subject: Subject, endpoint: Endpoint) -> None:
-    serve(subject, "1")
-    with pytest.raises(NotReadyError, match="predicts shape"):
-        endpoint.stage(subject.release("2", "does not load"))
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [{}, {"old": 99}, {"old": 60, "new": 60}, {"old": 110, "new": -10}, {"old": 50, "nobody": 50}],
-    ids=["nothing", "too little", "too much", "negative", "unknown"],
-)
-def test_shares_that_cannot_be_are_refused(subject: Subject, endpoint: Endpoint, asked: dict[str, int]) -> None:
-    names = {"old": serve(subject, "1"), "new": put(subject, "2")}
+def test_shares_that_cannot_be_are_refused(subject: Subject, endpoint: Endpoint) -> None:
+    old, new = serve(subject, "1"), put(subject, "2")
     before = endpoint.status()
-    with pytest.raises(InputError):
-        endpoint.shift({names.get(name, name): percent for name, percent in asked.items()})
-    assert same(endpoint.status(), before)
+    for asked in ({}, {old: 99}, {old: 60, new: 60}, {old: 110, new: -10}, {old: 50, "nobody": 50}):
+        with pytest.raises(InputError):
+            endpoint.shift(asked)
+        assert same(endpoint.status(), before), asked
 
 
 def test_a_canary_walks_to_all_of_the_traffic(subject: Subject, endpoint: Endpoint) -> None:
