@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shipway.evaluate.metrics import F64, Scorer
+from shipway.model.scoring import F64, Scorer
 from shipway.spec.metrics import METRICS, Task
 
 RESAMPLES = 500

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from shipway.dataset import batches, read_info
+from shipway.dataset import batches, read_info, scan
 from shipway.errors import DigestMismatchError, InputError, ShipwayError
 from shipway.evaluate.bootstrap import worse_by
 from shipway.evaluate.latency import measure_latency
-from shipway.evaluate.metrics import CALIBRATION_BINS, F64, I64, Ranking, Scorer, calibration_bin
-from shipway.evaluate.slices import SliceColumn, plan_slices
-from shipway.lineage.documents import ChampionComparison, Evaluation, SliceMetrics
+from shipway.lineage.documents import ChampionComparison, Evaluation
+from shipway.model.profile import class_name
+from shipway.model.scoring import CALIBRATION_BINS, F64, I64, Ranking, Scorer, calibration_bin, true_values
+from shipway.model.slices import SliceColumn, plan_slices, slice_metrics
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PRIMARY: dict[str, str] = {"binary": "roc_auc", "multiclass": "roc_auc", "regression": "rmse"}
 ROC_POINTS = 200
 _HISTOGRAM_BINS = 20
-_SHOWN = 5
 # Rows that the latency is measured with, in turn.
 _SAMPLES = 1000
 
@@ -83,11 +83,14 @@ def evaluate(
 
     Rows are read and predicted in batches; what stays in memory is a row's label, predictions and slice indices.
     """
+    import polars as pl
+
     info = read_info(test)
     task = cast("Task", package.info.task)
     if data.label not in info.columns:
         raise InputError(f"{test}: the test part has no label column {data.label!r}; it has {', '.join(info.columns)}")
-    slices = plan_slices(test, settings.slices, data.label)
+    labelled = scan(test).filter(pl.col(data.label).is_not_null())
+    slices = plan_slices(labelled, settings.slices, "the test part")
     if champion is not None:
         _check_champion(champion, champion_version, package, info.columns)
     scored = _score(package, test, data.label, slices, champion, champion_version)
@@ -101,6 +104,8 @@ def evaluate(
         "dropped_rows": scored.dropped,
         "threshold": settings.threshold,
         "latency_rows": settings.latency_rows,
+        # So that monitoring cuts the same slices.
+        "slice_edges": {column.column: column.edges for column in slices if column.edges},
         **_details(task, scorer, scored),
     }
     comparison = None
@@ -113,16 +118,11 @@ def evaluate(
         data_version=info.version,
         rows=len(scored.truth),
         metrics={**scorer.metrics(), **measure_latency(package, scored.samples, settings.latency_rows)},
-        slices=_slice_metrics(task, scored, slices, settings.threshold),
+        slices=slice_metrics(task, scored.truth, scored.prediction, scored.codes, slices, settings.threshold),
         min_slice_rows=settings.min_slice_rows,
         champion=comparison,
         details=details,
     )
-
-
-def class_name(value: str | int | bool) -> str:
-    """Returns a class as text, booleans as in JSON."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def metric_values(evaluation: Evaluation, most_slices: int = 50) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _score(
         dropped += nulls
         if frame.height == 0:
             continue
-        truths.append(_truth(package, frame[label]))
+        truths.append(true_values(package.info, frame[label], "the test part"))
         predictions.append(_predict(package, frame, "the model"))
         for place, column in zip(codes, slices, strict=True):
             place.append(column.codes(frame))
@@ -203,37 +203,6 @@ def _labelled(
     for frame in batches(test, columns=[name for name in found if name in needed]):
         kept = frame.filter(frame[label].is_not_null())
         yield kept, frame.height - kept.height
-
-
-def _truth(package: Package, labels: pl.Series) -> Any:
-    """Returns class indices, or values for regression.
-
-    Raises:
-        InputError: A label is none of the training part's, or no finite number.
-    """
-    import polars as pl
-
-    if package.info.task == "regression":
-        try:
-            values = labels.cast(pl.Float64).to_numpy()
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"label {labels.name!r}: regression needs numbers, found {labels.dtype}") from error
-        if not np.isfinite(values).all():
-            raise InputError(f"label {labels.name!r}: regression needs finite numbers")
-        return values
-    plain = labels.cast(pl.String) if labels.dtype in (pl.Categorical, pl.Enum) else labels
-    # A Python dict finds 1 and 1.0 and True alike, as the label's dtype may differ from the training part's.
-    index = {value: position for position, value in enumerate(package.info.classes)}
-    distinct = plain.unique()
-    unknown = [value for value in distinct if value not in index]
-    if unknown:
-        shown = ", ".join(map(repr, sorted(unknown, key=str)[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
-        raise InputError(
-            f"label {labels.name!r}: the test part has values that the training part did not: {shown}; "
-            f"the model knows {', '.join(map(repr, package.info.classes))}"
-        )
-    places = [index[value] for value in distinct]
-    return plain.replace_strict(distinct, places, return_dtype=pl.Int64).to_numpy()
 
 
 def _predict(package: Package, frame: pl.DataFrame, who: str) -> F64:
@@ -285,19 +254,6 @@ def _compare(task: Task, challenger: Scorer, champion: Scorer, version: str, dig
         difference={name: new[name] - old[name] for name in old if name in new},
         worse_by=worse_by(task, challenger, champion),
     )
-
-
-def _slice_metrics(task: Task, scored: _Scored, slices: list[SliceColumn], threshold: float) -> list[SliceMetrics]:
-    results = []
-    for column, codes in zip(slices, scored.codes, strict=True):
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(len(column.names) + 1))
-        for name, start, end in zip(column.names, bounds[:-1], bounds[1:], strict=True):
-            rows = order[start:end]
-            if len(rows):
-                scorer = Scorer(task, scored.truth[rows], scored.prediction[rows], threshold)
-                results.append(SliceMetrics(column=column.column, value=name, rows=len(rows), metrics=scorer.metrics()))
-    return results
 
 
 def _details(task: Task, scorer: Scorer, scored: _Scored) -> dict[str, Any]:

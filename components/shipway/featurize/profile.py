@@ -17,13 +17,11 @@ import polars as pl
 
 from shipway.dataset import batches, scan
 from shipway.errors import InputError
-from shipway.lineage.documents import CategoryStatistics, NumberStatistics
+from shipway.lineage.documents import CategoryStatistics, Grid, NumberStatistics
+from shipway.model.bins import Bins
 from shipway.model.signature import InputColumn, number_values
+from shipway.model.statistics import MOST_CATEGORIES, QUANTILES, TOP, count_numbers, describe_numbers
 
-QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-_EDGES = np.linspace(0.05, 0.95, 19)
-_TOP = 100
-_MOST_CATEGORIES = 10_000
 EXACT_ROWS = 8_000_000
 """Up to so many rows quantiles are exact; of more, an even sample of about so many, so that memory stays bounded."""
 
@@ -111,8 +109,7 @@ def profile_numbers(folder: str | Path, columns: Sequence[InputColumn], label: s
     huge = [repr(name) for name, found in moments.items() if not np.isfinite([found.mean, found.std]).all()]
     if huge:
         raise InputError(f"numbers in the training part are too large to be averaged, in columns {', '.join(huge)}")
-    rows = scan(folder).filter(pl.col(label).is_not_null())
-    return {name: _number_profile(rows, name, found) for name, found in moments.items()}
+    return {name: _number_profile(folder, name, label, found) for name, found in moments.items()}
 
 
 def profile_category(folder: str | Path, name: str, label: str, boolean: bool = False) -> CategoryProfile:
@@ -136,48 +133,54 @@ def profile_category(folder: str | Path, name: str, label: str, boolean: bool = 
         raise InputError(f"column {name!r}: expected {'booleans' if boolean else 'text'}, found {dtype}") from error
     nulls = int(counts.filter(pl.col("value").is_null())["rows"].sum())
     counts = counts.drop_nulls("value")
-    top = counts.head(_TOP)
     statistics = CategoryStatistics(
         rows=int(counts["rows"].sum()) + nulls,
         nulls=nulls,
-        counts=dict(zip(top["value"], top["rows"], strict=True)),
-        others=int(counts["rows"].slice(_TOP).sum()),
+        counts=dict(counts.head(TOP).iter_rows()),
+        others=int(counts["rows"].slice(TOP).sum()),
+        rare=counts["value"].slice(TOP, MOST_CATEGORIES - TOP).to_list(),
+        distinct=counts.height,
     )
-    return CategoryProfile(statistics, counts["value"].head(_MOST_CATEGORIES).to_list())
+    return CategoryProfile(statistics, counts["value"].head(MOST_CATEGORIES).to_list())
 
 
-def _number_profile(rows: pl.LazyFrame, name: str, moments: Moments) -> NumberProfile:
-    total = moments.count + moments.nulls
-    if moments.count == 0:
-        empty = NumberStatistics(
-            rows=total, nulls=moments.nulls, mean=None, std=None, quantiles=[], edges=[], counts=[0]
-        )
-        return NumberProfile(empty, mean=0.0, median=0.0, std=0.0)
+def _number_profile(folder: str | Path, name: str, label: str, moments: Moments) -> NumberProfile:
+    rows = scan(folder).filter(pl.col(label).is_not_null())
     value = pl.col(name).cast(pl.Float64).fill_nan(None).drop_nulls()
-    step = -(-moments.count // EXACT_ROWS)
+    step = max(1, -(-moments.count // EXACT_ROWS))
     ordered = np.sort(rows.select(value.gather_every(step)).collect(engine="streaming")[name].to_numpy())
-    quantiles = np.quantile(ordered, QUANTILES)
-    quantiles[0], quantiles[-1] = moments.least, moments.greatest
-    edges = np.unique(np.quantile(ordered, _EDGES))
-    if step == 1:
-        below = np.searchsorted(ordered, edges, side="left")
-    else:
-        compared = [(value < edge).sum().alias(str(position)) for position, edge in enumerate(edges)]
-        below = np.array(rows.select(compared).collect(engine="streaming").row(0))
-    mean, std = moments.mean, moments.std
-    if step == 1:
-        # Summed in the order of the values, so that the order of the rows does not show in the last bits.
-        mean = float(ordered.mean())
-        std = float(np.sqrt(np.square(ordered - mean).mean()))
-    if moments.least == moments.greatest:
-        mean, std = moments.least, 0.0
-    statistics = NumberStatistics(
-        rows=total,
-        nulls=moments.nulls,
-        mean=mean,
-        std=std,
-        quantiles=quantiles.tolist(),
-        edges=edges.tolist(),
-        counts=np.diff(below, prepend=0, append=moments.count).tolist(),
+    statistics = describe_numbers(ordered, moments.nulls)
+    if step > 1:
+        statistics = _counted(folder, name, label, moments, statistics)
+    quantiles = statistics.quantiles
+    median = quantiles[QUANTILES.index(0.5)] if quantiles else 0.0
+    return NumberProfile(statistics, mean=statistics.mean or 0.0, median=median, std=statistics.std or 0.0)
+
+
+def _counted(
+    folder: str | Path, name: str, label: str, moments: Moments, sampled: NumberStatistics
+) -> NumberStatistics:
+    """Returns the statistics of a sample with what all rows say: mean, deviation, least, greatest, and the counts."""
+    constant = moments.least == moments.greatest
+    mean = moments.least if constant else moments.mean
+    grid = sampled.grid or Grid(edges=[], counts=[0], sums=[0.0])
+    bins = Bins(np.array(grid.edges))
+    counts, sums = np.zeros(len(grid.counts), dtype=np.int64), np.zeros(len(grid.counts))
+    below = np.zeros(len(sampled.edges), dtype=np.int64)
+    for batch in batches(folder, columns=list(dict.fromkeys([name, label]))):
+        frame = batch.filter(pl.col(label).is_not_null())
+        values = frame[name].cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+        found, totals = count_numbers(values, bins, mean)
+        counts += found
+        sums += totals
+        below += np.searchsorted(np.sort(values), sampled.edges)
+    return sampled.model_copy(
+        update={
+            "rows": moments.count + moments.nulls,
+            "mean": mean,
+            "std": moments.std,
+            "quantiles": [moments.least, *sampled.quantiles[1:-1], moments.greatest],
+            "counts": np.diff(below, prepend=0, append=moments.count).tolist(),
+            "grid": Grid(edges=grid.edges, counts=counts.tolist(), sums=sums.tolist()),
+        }
     )
-    return NumberProfile(statistics, mean=mean, median=float(quantiles[QUANTILES.index(0.5)]), std=std)

@@ -61,6 +61,30 @@ def keep_document(registry: MlflowClient, version: ModelVersion, kind: str, valu
     return digest, uri
 
 
+def keep_first(registry: MlflowClient, version: ModelVersion, kind: str, tag: str, value: Any) -> None:
+    """Keeps a JSON value beside a version's package, its digest in a tag, unless an earlier one is there whole.
+
+    Args:
+        registry: MLflow's client.
+        version: The version.
+        kind: What it is.
+        tag: The tag.
+        value: The value.
+
+    Raises:
+        DigestMismatchError: What the artifact store holds is not the value.
+    """
+    kept = version.tags.get(tag)
+    if kept is not None:
+        try:
+            read_beside(str(version.source), kind, kept)
+        except ShipwayError:
+            kept = None
+    if kept is None:
+        digest, _ = keep_document(registry, version, kind, value)
+        registry.set_model_version_tag(version.name, version.version, tag, digest)
+
+
 def read_beside(package_uri: str, kind: str, digest: str) -> Any:
     """Returns the document with a digest that is kept beside a package.
 

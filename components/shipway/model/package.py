@@ -6,6 +6,7 @@
     estimator/          the trained estimator
     model.onnx          both as one graph from raw columns to prediction, where they convert
     statistics.json     the training part, column by column
+    predictions.json    what it predicts of the validation part, described
     golden.parquet      a few raw rows of the validation part, for smoke tests
     requirements.txt    the libraries it was made with
 
@@ -14,8 +15,6 @@ Nothing in it depends on when or where it was made: the same parts give the same
 
 from __future__ import annotations
 
-import json
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -28,8 +27,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shipway.errors import DigestMismatchError, InputError, ShipwayError, UserCodeError
 from shipway.lineage.digests import digest_tree
+from shipway.lineage.documents import (
+    CategoryStatistics,
+    NumberStatistics,
+    PredictionStatistics,
+    Statistics,
+    read_document,
+)
 from shipway.lineage.files import atomic_folder, write_bytes, write_text
+from shipway.model.mlmodel import write_mlmodel
 from shipway.model.preprocessor import NotConvertible, Preprocessor, load_preprocessor
+from shipway.model.profile import describe_predictions
 from shipway.model.signature import (
     Columns,
     InputColumn,
@@ -54,6 +62,7 @@ _INFO = "package.json"
 _GRAPH = "model.onnx"
 _GOLDEN = "golden.parquet"
 _STATISTICS = "statistics.json"
+_PREDICTIONS = "predictions.json"
 _CHUNK = 65_536
 _ALWAYS = ("numpy", "onnxruntime", "polars", "pydantic")
 _LIBRARIES = {"sklearn": ("scikit-learn", "skops"), "torch": ("safetensors", "torch")}
@@ -216,6 +225,23 @@ class Package:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise ShipwayError(f"{path}: damaged: {error}") from error
 
+    def statistics(self) -> Statistics:
+        """Returns the statistics of the part that it was trained on.
+
+        Raises:
+            InputError: They are missing or damaged.
+        """
+        return read_document(Statistics, self.path / _STATISTICS)
+
+    def prediction_statistics(self) -> NumberStatistics | CategoryStatistics | None:
+        """Returns the statistics of its predictions of the validation part, None where an older package has none.
+
+        Raises:
+            InputError: They are damaged.
+        """
+        path = self.path / _PREDICTIONS
+        return read_document(PredictionStatistics, path).values if path.is_file() else None
+
     def _predict_chunk(self, frame: pl.DataFrame) -> Prediction:
         if self._session is not None:
             return self.predict_columns(columns_from_frame(self.info.inputs, frame))
@@ -233,6 +259,7 @@ def build_package(
     statistics_path: str | Path,
     check_rows: pl.DataFrame,
     trainer: str,
+    predictions: Prediction | None = None,
 ) -> Package:
     """Writes a package and loads it.
 
@@ -246,6 +273,7 @@ def build_package(
         statistics_path: The Statistics document of the training part.
         check_rows: Raw rows of the validation part; the golden rows are drawn from them, evenly.
         trainer: sklearn or torch.
+        predictions: What the estimator predicts of the validation part; None leaves its description out.
 
     Raises:
         InputError: There are no rows to check with, or they lack a column.
@@ -284,8 +312,11 @@ def build_package(
             libraries=_libraries(trainer),
         )
         write_text(work / _INFO, info.model_dump_json(indent=2) + "\n")
+        if predictions is not None:
+            described = describe_predictions(info.task, info.classes, predictions)
+            PredictionStatistics(values=described).write(work / _PREDICTIONS)
         write_text(work / "requirements.txt", "".join(f"{name}=={ver}\n" for name, ver in info.libraries.items()))
-        _write_mlmodel(work, info, golden)
+        write_mlmodel(work, info.inputs, len(info.classes) or 1, golden)
     return Package.load(folder)
 
 
@@ -380,37 +411,3 @@ def _libraries(trainer: str) -> dict[str, str]:
     # Without a build's own label: torch's builds for CPU and CUDA make the same model, and PyPI knows no 2.13.0+cpu.
     names = sorted((*_ALWAYS, *_LIBRARIES.get(trainer, ())))
     return {name: metadata.version(name).partition("+")[0] for name in names}
-
-
-def _write_mlmodel(work: Path, info: PackageInfo, golden: pl.DataFrame) -> None:
-    """Writes MLflow's description by hand: importing MLflow takes a second, and its own has times and random ids."""
-    inputs = [{"type": _mlflow_type(column, golden), "name": column.name, "required": True} for column in info.inputs]
-    outputs = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, len(info.classes) or 1]}}]
-    lines = [
-        "flavors:",
-        "  python_function:",
-        "    loader_module: shipway.model.pyfunc",
-        # A patch of Python makes no other model: laptop and image may differ in it.
-        f"    python_version: '{'.'.join(platform.python_version_tuple()[:2])}'",
-        # From the content, so that the same model has the same one.
-        f"model_uuid: {digest_tree(work).removeprefix('sha256:')[:32]}",
-        "signature:",
-        f"  inputs: {_quoted(json.dumps(inputs))}",
-        f"  outputs: {_quoted(json.dumps(outputs))}",
-        "  params: null",
-    ]
-    write_text(work / "MLmodel", "\n".join(lines) + "\n")
-
-
-def _mlflow_type(column: InputColumn, golden: pl.DataFrame) -> str:
-    """Returns MLflow's type of a column, as pandas will hold it: MLflow takes no int64 for a double nor the reverse."""
-    if column.kind != "number":
-        return "string" if column.kind == "category" else "boolean"
-    if not golden.schema[column.name].is_integer():
-        return "double"
-    # An integer column with nulls is float64 in pandas, one without is int64.
-    return "any" if column.nullable else "long"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

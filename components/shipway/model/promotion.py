@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shipway.errors import DigestMismatchError, InputError, NotBlessedError, RejectedError, ShipwayError
-from shipway.lineage.documents import Blessing, Release
+from shipway.lineage.documents import Blessing, Evaluation, Release
 from shipway.lineage.tracking import registry_errors, shown_uri, tracking_uri
 from shipway.model.kept import keep_document, read_beside, read_document_at
 from shipway.model.registry import (
@@ -24,6 +24,8 @@ from shipway.model.registry import (
     BLESSING_TAG,
     CHAMPION,
     DIGEST_TAG,
+    EVALUATION,
+    EVALUATION_TAG,
     PREVIOUS,
     champion,
     find_version,
@@ -337,6 +339,32 @@ def baseline_of(name: str, version: str) -> dict[str, Any] | None:
     with registry_errors():
         uri = find_version(registry, name, version)[1].tags.get(BASELINE_TAG)
     return None if uri is None else dict(read_document_at(uri, _BASELINE))
+
+
+def evaluation_of(name: str, version: str) -> Evaluation | None:
+    """Returns the evaluation that a version was blessed by, None where an older Shipway registered it.
+
+    Args:
+        name: The model.
+        version: A version's number or an alias.
+
+    Raises:
+        InputError: There is no such version.
+        DigestMismatchError: The evaluation was changed since.
+        ShipwayError: It is of another Shipway, or MLflow cannot be reached.
+    """
+    registry = require_registry(name)
+    with registry_errors():
+        found = find_version(registry, name, version)[1]
+    kept = found.tags.get(EVALUATION_TAG)
+    if kept is None:
+        return None
+    try:
+        return Evaluation.model_validate(read_beside(str(found.source), EVALUATION, kept))
+    except ValidationError as error:
+        raise ShipwayError(
+            f"{name} version {found.version}: its evaluation is of another Shipway: {error.errors()[0]['msg']}"
+        ) from error
 
 
 def aliases_of(name: str) -> dict[str, str]:

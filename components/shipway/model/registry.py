@@ -16,14 +16,14 @@ from shipway.lineage.locks import exclusive
 from shipway.lineage.project import state_folder
 from shipway.lineage.tracking import client, experiment_id, is_empty, registry_errors, shown_uri, tracking_uri
 from shipway.model.fetch import fetch_package
-from shipway.model.kept import keep_document, put_folder, read_beside
+from shipway.model.kept import keep_first, put_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-    from shipway.lineage.documents import Blessing
+    from shipway.lineage.documents import Blessing, Evaluation
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -37,8 +37,10 @@ GIT_TAG = "shipway.git_sha"
 SPEC_TAG = "shipway.spec_digest"
 TRAIN_RUN_TAG = "shipway.train_run_id"
 BLESSING_TAG = "shipway.blessing_digest"
+EVALUATION_TAG = "shipway.evaluation_digest"
 DECISION_TAG = "shipway.decision"
 BLESSING = "blessing"
+EVALUATION = "evaluation"
 METRIC_PREFIX = "shipway.metric."
 
 _LOCK_SECONDS = 300.0
@@ -88,8 +90,9 @@ def publish(
     tags: Mapping[str, str],
     train_run_id: str = "",
     blessing: Blessing | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Published:
-    """Makes sure that the registry has a version of a package, with its blessing, tags and the alias `staging`.
+    """Makes sure that the registry has a version of a package, with its documents, tags and the alias `staging`.
 
     There is one version for each name and package digest, however often this is called and wherever an earlier call
     broke off: a package goes to a place named by its digest, a version is made only once its package is there whole,
@@ -102,6 +105,7 @@ def publish(
         tags: Lineage of the version; `DIGEST_TAG` is added.
         train_run_id: The MLflow run that trained it, which then holds the package; else a run made for it does.
         blessing: The gate's verdict, kept beside the package; the first one stays while it is whole.
+        evaluation: What the verdict rests on, kept likewise.
 
     Raises:
         DigestMismatchError: What the artifact store holds is not the package.
@@ -128,8 +132,12 @@ def publish(
         else:
             created = False
             _restore(registry, found, folder, digest)
-        if blessing is not None:
-            _keep_blessing(registry, found, blessing)
+        for kind, tag, document in (
+            (BLESSING, BLESSING_TAG, blessing),
+            (EVALUATION, EVALUATION_TAG, evaluation),
+        ):
+            if document is not None:
+                keep_first(registry, found, kind, tag, document.model_dump(mode="json"))
         for key, value in wanted.items():
             if found.tags.get(key) is None:
                 registry.set_model_version_tag(name, found.version, key, value)
@@ -381,19 +389,6 @@ def _restore(registry: MlflowClient, version: ModelVersion, folder: Path, digest
         whole = False
     if not whole and version.run_id:
         _upload(registry, registry.get_run(version.run_id), folder, digest)
-
-
-def _keep_blessing(registry: MlflowClient, version: ModelVersion, blessing: Blessing) -> None:
-    """Keeps the blessing beside the package, unless an earlier one is there whole."""
-    kept = version.tags.get(BLESSING_TAG)
-    if kept is not None:
-        try:
-            read_beside(str(version.source), BLESSING, kept)
-        except ShipwayError:
-            kept = None
-    if kept is None:
-        digest, _ = keep_document(registry, version, BLESSING, blessing.model_dump(mode="json"))
-        registry.set_model_version_tag(version.name, version.version, BLESSING_TAG, digest)
 
 
 def _stored_digest(uri: str) -> str:

@@ -27,7 +27,7 @@ def register_model(
     spec_digest: str,
     train_run_id: str = "",
 ) -> Release:
-    """Registers a model's package under `name`, with its blessing, its lineage as tags and the alias `staging`.
+    """Registers a model's package under `name`, with blessing, evaluation, its lineage as tags, and alias `staging`.
 
     The same package under the same name is registered once, however often this runs.
 
@@ -56,7 +56,7 @@ def register_model(
         **{registry.METRIC_PREFIX + metric: repr(value) for metric, value in evaluation.metrics.items()},
     }
     given = {key: value for key, value in tags.items() if value}
-    published = registry.publish(name, model, given, train_run_id, blessing)
+    published = registry.publish(name, model, given, train_run_id, blessing, evaluation)
     return Release(
         name=name,
         version=published.version,

@@ -16,8 +16,8 @@ from shipway.errors import InputError
 from shipway.lineage.digests import digest_file, digest_json, digest_tree
 from shipway.lineage.git import git_sha
 from shipway.lineage.project import project_folder, run_id, state_folder
-from shipway.model.estimator import Estimator, Task
-from shipway.model.package import build_package
+from shipway.model.estimator import Task
+from shipway.model.package import Prediction, build_package
 from shipway.model.preprocessor import ModelFacts, read_common, read_state
 from shipway.model.user_files import copy_code
 from shipway.spec import SklearnTrain, TorchTrain, load_train
@@ -139,7 +139,8 @@ def train_model(
         with tracked_run(facts.name, run_id() or "train", _hyperparameters(settings), tags, folder) as run:
             context = TrainContext(task, max(len(facts.classes), 1), store, run.epoch)
             fitted = make_trainer(settings).fit(parts["train"], parts["val"], context)
-            metrics = _final_metrics(task, fitted.estimator, parts)
+            predictions = {part: fitted.estimator.predict(data.features) for part, data in parts.items()}
+            metrics = _final_metrics(task, predictions, parts)
             package = build_package(
                 model,
                 preprocessor_folder=preprocessor,
@@ -147,6 +148,7 @@ def train_model(
                 statistics_path=statistics,
                 check_rows=sample_rows(validation, CHECK_ROWS),
                 trainer=settings.trainer,
+                predictions=predictions["val"],
             )
             run.finish(fitted.history, metrics, {"shipway.model_digest": package.digest})
         store.clear()
@@ -210,10 +212,12 @@ def _hyperparameters(settings: TorchTrain | SklearnTrain) -> dict[str, Any]:
     return {**values, **{f"params.{name}": value for name, value in params.items()}}
 
 
-def _final_metrics(task: Task, estimator: Estimator, parts: Mapping[str, FeatureData]) -> dict[str, float]:
+def _final_metrics(
+    task: Task, predictions: Mapping[str, Prediction], parts: Mapping[str, FeatureData]
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for part, data in parts.items():
-        values = part_metrics(task, data.target, estimator.predict(data.features))
+        values = part_metrics(task, data.target, predictions[part])
         metrics |= {f"{part}_{name}": value for name, value in values.items()}
     return metrics
 

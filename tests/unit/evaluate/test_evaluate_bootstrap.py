@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as reference
 
 from shipway.evaluate.bootstrap import worse_by
-from shipway.evaluate.metrics import Scorer
+from shipway.model.scoring import Scorer
 from shipway.spec.metrics import METRICS
 
 

@@ -162,7 +162,7 @@ def test_statistics_describe_the_training_part(project):
     assert found.columns["constant"].counts == [0, 200]
     assert found.columns["empty"].model_dump() == {
         "kind": "number", "rows": 200, "nulls": 200, "mean": None, "std": None, "quantiles": [], "edges": [],
-        "counts": [0],
+        "counts": [0], "grid": {"edges": [], "counts": [0], "sums": [0.0]},
     }  # fmt: skip
     assert found.columns["night"].kind == "category"
     assert set(found.columns["night"].counts) == {"true", "false"}

@@ -92,7 +92,7 @@ class Linear:
         return model
 
 
-def build(folder, preprocessor=None, estimator=None, rows=None, trainer="test"):
+def build(folder, preprocessor=None, estimator=None, rows=None, trainer="test", predictions=None):
     folder = Path(folder)
     preprocessor = preprocessor or tabular()
     preprocessor.save(folder / "preprocessor")
@@ -104,6 +104,7 @@ def build(folder, preprocessor=None, estimator=None, rows=None, trainer="test"):
         statistics_path=folder / "statistics.json",
         check_rows=raw() if rows is None else rows,
         trainer=trainer,
+        predictions=predictions,
     )
 
 
@@ -381,3 +382,19 @@ def test_a_users_transformer_that_raises_is_told(tmp_path, monkeypatch):
     preprocessor.transformer.set_params(func=len)
     with pytest.raises(UserCodeError, match=r"features.transformer features.py:function"):
         preprocessor.transform(rows)
+
+
+def test_an_older_package_has_no_statistics_of_its_predictions(tmp_path):
+    package = build(tmp_path)
+    assert package.prediction_statistics() is None
+    with pytest.raises(InputError, match=r"statistics\.json: not a Statistics document: rows"):
+        package.statistics()
+
+
+def test_damaged_statistics_of_predictions_are_told(tmp_path):
+    package = build(tmp_path, predictions=np.array([[0.2, 0.8], [0.7, 0.3]]))
+    assert package.prediction_statistics().quantiles[0] == 0.3
+    path = package.path / "predictions.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(InputError, match=r"predictions\.json: not a PredictionStatistics document"):
+        package.prediction_statistics()

@@ -12,7 +12,7 @@ from shipway.errors import DigestMismatchError, InputError, NotBlessedError, Rej
 from shipway.lineage import tracking
 from shipway.lineage.digests import digest_tree
 from shipway.model import promotion, registry
-from shipway.model.promotion import RegistryLedger, any_release, baseline_of, release_of, stable_of
+from shipway.model.promotion import RegistryLedger, any_release, baseline_of, evaluation_of, release_of, stable_of
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +100,31 @@ def test_a_first_blessing_stays(tmp_path, name):
 
     register_model(folder, evaluation, blessing, name, "sha256:data", "sha256:spec")
     assert release_of(name, "1").blessing == judged(folder)[1]
+    assert evaluation_of(name, "1") == judged(folder)[0]
+
+
+def test_an_evaluation_is_kept_with_its_version(tmp_path, name):
+    folder = package(tmp_path / "model", "1")
+    registry.publish(name, folder, {})
+    assert evaluation_of(name, "1") is None
+    register(folder, name)
+    assert evaluation_of(name, "1") == evaluation_of(name, "staging") == judged(folder)[0]
+    with pytest.raises(InputError, match="no version or alias '2'"):
+        evaluation_of(name, "2")
+
+
+def test_an_evaluation_that_was_changed_or_lost_is_told_and_made_good(tmp_path):
+    register_versions(tmp_path, 1)
+    source = Path(tracking.client().get_model_version("flights", "1").source)
+    (kept,) = source.parent.glob("evaluation-*/evaluation.json")
+    kept.write_text(kept.read_text().replace('"task"', '"tusk"'))
+    with pytest.raises(DigestMismatchError, match=r"the evaluation kept there has digest sha256:"):
+        evaluation_of("flights", "1")
+    kept.unlink()
+    with pytest.raises(InputError, match=r"no evaluation\.json here"):
+        evaluation_of("flights", "1")
+    register(tmp_path / "flights-1")
+    assert evaluation_of("flights", "1") == judged(tmp_path / "flights-1")[0]
 
 
 def test_going_live_moves_champion_and_previous(tmp_path, name):

@@ -19,7 +19,9 @@ from train_inputs import Inputs, make_inputs, raw_rows, run_training, sklearn_se
 
 from shipway.errors import InputError, ShipwayError, UserCodeError
 from shipway.lineage.digests import digest_tree
+from shipway.lineage.documents import NumberStatistics
 from shipway.model.package import Package
+from shipway.model.profile import prediction_values
 from shipway.train.run import train_model
 
 pytestmark = pytest.mark.slow
@@ -328,3 +330,21 @@ def test_statistics_and_rows_reach_the_package(tmp_path: Path) -> None:
     golden = pl.read_parquet(tmp_path / "model/golden.parquet")
     raw = pl.read_parquet(inputs.folder / "validation/*.parquet").select(golden.columns)
     assert golden.height == golden.join(raw, on=golden.columns, how="semi", nulls_equal=True).height
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_the_package_describes_its_predictions_of_the_validation_part(tmp_path: Path, task: str) -> None:
+    inputs = make_inputs(tmp_path / "inputs", task)
+    train_model(**inputs.arguments(sklearn_section(), tmp_path / "model"))
+    package = Package.load(tmp_path / "model")
+    found = package.prediction_statistics()
+    assert found is not None
+    raw = pl.read_parquet(inputs.folder / "validation/*.parquet")
+    values = prediction_values(package.info, package.predict(raw))
+    assert (found.rows, found.nulls) == (raw.height, 0)
+    if isinstance(found, NumberStatistics):
+        assert found.mean == pytest.approx(values.mean(), rel=1e-4)
+        assert found.quantiles[0] == pytest.approx(values.min(), rel=1e-4, abs=1e-5)
+    else:
+        assert found.counts == dict(pl.Series(values).value_counts().iter_rows())
+    assert package.statistics().rows == raw.height * 3

@@ -1,17 +1,19 @@
-"""Slices: the rows where a raw column has one value."""
+"""Slices: the rows where a raw column has one value, and a model's metrics on them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from shipway.dataset import read_info, scan
 from shipway.errors import InputError
-from shipway.evaluate.metrics import I64
+from shipway.lineage.documents import SliceMetrics
+from shipway.model.scoring import I64, Scorer
+from shipway.spec.metrics import Task
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,31 +57,34 @@ class SliceColumn:
         return indices.fill_null(last).to_numpy().astype(np.int64)
 
 
-def plan_slices(test: str | Path, columns: list[str], label: str) -> list[SliceColumn]:
-    """Decides how each column is cut, from the values it has in rows with a label.
+def plan_slices(
+    rows: pl.LazyFrame, columns: Sequence[str], where: str, edges: Mapping[str, Sequence[float]] | None = None
+) -> list[SliceColumn]:
+    """Decides how each column is cut, from the values it has.
 
     Text, booleans and dates have a slice a value, and so have numbers of at most 20 values; other numbers are cut at
     their quintiles.
 
     Args:
-        test: The test dataset.
+        rows: The rows, such as have a label.
         columns: Raw columns to slice by.
-        label: The label column.
+        where: Whose rows these are, for errors, as `the test part`.
+        edges: Columns of numbers that were cut before -> their edges, so that the slices stay the same.
 
     Raises:
         InputError: A column does not exist, is nested, or has more than 100 values.
     """
     import polars as pl
 
-    found = read_info(test).columns
+    found = rows.collect_schema().names()
     unknown = [name for name in columns if name not in found]
     if unknown:
-        raise InputError(
-            f"evaluate.slices: the test part has no column {', '.join(unknown)}; it has {', '.join(found)}"
-        )
-    rows = scan(test).filter(pl.col(label).is_not_null())
+        raise InputError(f"evaluate.slices: {where} has no column {', '.join(unknown)}; it has {', '.join(found)}")
     planned = []
     for name in columns:
+        if edges and name in edges:
+            planned.append(_cut_at(name, edges[name]))
+            continue
         distinct = rows.select(pl.col(name).drop_nulls().unique()).collect(engine="streaming")[name]
         if distinct.dtype.is_nested():
             raise InputError(f"evaluate.slices: column {name!r} holds {distinct.dtype}, which cannot be sliced by")
@@ -88,13 +93,43 @@ def plan_slices(test: str | Path, columns: list[str], label: str) -> list[SliceC
             continue
         if len(distinct) > MAX_VALUES:
             raise InputError(
-                f"evaluate.slices: column {name!r} has {len(distinct)} distinct values in the test part, "
+                f"evaluate.slices: column {name!r} has {len(distinct)} distinct values in {where}, "
                 f"at most {MAX_VALUES} can be sliced by"
             )
         values = _plain(distinct).sort()
-        names = values.cast(pl.String).to_list()
+        names = _names(values)
         planned.append(SliceColumn(name, [*names, _missing(names)], values=values.to_list()))
     return planned
+
+
+def slice_metrics(
+    task: Task,
+    truth: npt.NDArray[Any],
+    prediction: npt.NDArray[np.floating[Any]],
+    codes: Sequence[I64],
+    slices: Sequence[SliceColumn],
+    threshold: float,
+) -> list[SliceMetrics]:
+    """Returns the metrics of every slice that has rows.
+
+    Args:
+        task: binary, multiclass or regression.
+        truth: As for `Scorer`.
+        prediction: As for `Scorer`.
+        codes: For each of `slices`, what its `codes` gives for these rows.
+        slices: How the columns are cut.
+        threshold: As for `Scorer`.
+    """
+    results = []
+    for column, places in zip(slices, codes, strict=True):
+        order = np.argsort(places, kind="stable")
+        bounds = np.searchsorted(places[order], np.arange(len(column.names) + 1))
+        for name, start, end in zip(column.names, bounds[:-1], bounds[1:], strict=True):
+            rows = order[start:end]
+            if len(rows):
+                scorer = Scorer(task, truth[rows], prediction[rows], threshold)
+                results.append(SliceMetrics(column=column.column, value=name, rows=len(rows), metrics=scorer.metrics()))
+    return results
 
 
 def _cut(name: str, rows: pl.LazyFrame) -> SliceColumn:
@@ -103,10 +138,21 @@ def _cut(name: str, rows: pl.LazyFrame) -> SliceColumn:
     at = [step / _GROUPS for step in range(1, _GROUPS)]
     numbers = pl.col(name).cast(pl.Float64)
     table = rows.select(numbers.quantile(share, "lower").alias(str(share)) for share in at).collect(engine="streaming")
-    edges = sorted(set(table.row(0)))
+    return _cut_at(name, sorted(set(table.row(0))))
+
+
+def _cut_at(name: str, edges: Sequence[float]) -> SliceColumn:
     shown = [f"{edge:.12g}" for edge in edges]
     middle = [f"({low}, {high}]" for low, high in pairwise(shown)]
-    return SliceColumn(name, [f"<= {shown[0]}", *middle, f"> {shown[-1]}", MISSING], edges=edges)
+    return SliceColumn(name, [f"<= {shown[0]}", *middle, f"> {shown[-1]}", MISSING], edges=list(edges))
+
+
+def _names(values: pl.Series) -> list[str]:
+    """Returns what the slices of values are called: whole numbers alike, whether they are stored as floats or not."""
+    import polars as pl
+
+    whole = values.dtype.is_float() and bool((values.is_finite() & (values == values.round())).all())
+    return (values.cast(pl.Int64) if whole else values).cast(pl.String).to_list()
 
 
 def _plain(series: pl.Series) -> pl.Series:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from shipway.evaluate.metrics import PROBABILITY_EPSILON, Ranking, Scorer, calibration_bin
+from shipway.model.scoring import PROBABILITY_EPSILON, Ranking, Scorer, calibration_bin
 from shipway.spec.metrics import METRICS
 
 

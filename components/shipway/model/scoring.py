@@ -9,17 +9,24 @@ or 1 would open gaps between slices that are not there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shipway.errors import InputError
 from shipway.spec.metrics import METRICS, Task
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from shipway.model.package import PackageInfo
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
+_SHOWN = 5
 # The least distance of a probability from 0 and 1 in the log loss: float32's precision, which is what the ONNX graph
 # of a package answers in (scikit-learn too clips at the precision of its input's type).
 PROBABILITY_EPSILON = float(np.finfo(np.float32).eps)
@@ -198,6 +205,42 @@ class Ranking:
 def defined(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns the metrics that are numbers."""
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def true_values(info: PackageInfo, labels: pl.Series, where: str) -> npt.NDArray[Any]:
+    """Returns what a `Scorer` takes as the truth: class indices (int64), or values for regression; shape (rows,).
+
+    Args:
+        info: The model.
+        labels: The labels, without nulls.
+        where: Whose labels these are, for errors, as `the test part`.
+
+    Raises:
+        InputError: A label is none of the training part's, or no finite number.
+    """
+    import polars as pl
+
+    if info.task == "regression":
+        try:
+            values = labels.cast(pl.Float64).to_numpy()
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"label {labels.name!r}: regression needs numbers, found {labels.dtype}") from error
+        if not np.isfinite(values).all():
+            raise InputError(f"label {labels.name!r}: regression needs finite numbers")
+        return np.asarray(values)
+    plain = labels.cast(pl.String) if labels.dtype in (pl.Categorical, pl.Enum) else labels
+    # A Python dict finds 1 and 1.0 and True alike, as the label's dtype may differ from the training part's.
+    index = {value: position for position, value in enumerate(info.classes)}
+    distinct = plain.unique()
+    unknown = [value for value in distinct if value not in index]
+    if unknown:
+        shown = ", ".join(map(repr, sorted(unknown, key=str)[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+        raise InputError(
+            f"label {labels.name!r}: {where} has values that the training part did not: {shown}; "
+            f"the model knows {', '.join(map(repr, info.classes))}"
+        )
+    places = [index[value] for value in distinct]
+    return plain.replace_strict(distinct, places, return_dtype=pl.Int64).to_numpy()
 
 
 def calibration_bin(probability: F64) -> I64:
