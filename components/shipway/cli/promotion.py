@@ -98,7 +98,7 @@ def rollback(
 ) -> None:
     """Put the version before back into production, at once: traffic first, then the registry, then the report."""
     from shipway.model.promotion import RegistryLedger, account
-    from shipway.notify.alerts import write_alert
+    from shipway.notify.send import teller
     from shipway.rollout.rollout import roll_back
     from shipway.rollout.stage import going_back_to
 
@@ -114,7 +114,7 @@ def rollback(
         RegistryLedger(),
         stable=stable,
         reason=f"{reason} ({who})" if reason else f"rolled back by {who}",
-        alert=write_alert,
+        alert=teller(_notify(spec, setting)),
         report_path=report,
     )
     typer.echo(f"{name}: {result.reason}")
@@ -187,6 +187,13 @@ def _endpoint(name: str, spec: Path | None, setting: list[str] | None) -> "Endpo
     _check_name(name, loaded.name, spec)
     section = loaded.endpoint.model_copy(update={"kind": loaded.endpoint.kind or "local"})
     return open_endpoint(name, EndpointSettings(endpoint=section, vertex=loaded.vertex), "production")
+
+
+def _notify(spec: Path | None, setting: list[str] | None) -> str:
+    """Returns the spec's section notify as a pipeline has it; "" without a spec: alerts are written down alone."""
+    from shipway.spec import dump_section
+
+    return dump_section(load_project(spec, setting).notify) if spec is not None else ""
 
 
 def _check_name(name: str, found: str, spec: Path) -> None:

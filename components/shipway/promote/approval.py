@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from shipway.errors import InputError
+from shipway.errors import InputError, RejectedError
 from shipway.lineage.documents import Release, read_document
+from shipway.lineage.project import run_id
 from shipway.model.approval import Approval, approve, check_approver, require_approval
+from shipway.notify.alerts import Alert
+from shipway.notify.send import tell
 from shipway.promote.identity import approver
 from shipway.spec import RolloutSection, load_section
 
 
-def approval(release_path: str | Path, rollout: str) -> Approval | None:
-    """Makes sure that a release may be promoted, as far as people have a say.
+def approval(release_path: str | Path, rollout: str, notify: str = "") -> Approval | None:
+    """Makes sure that a release may be promoted, as far as people have a say; asks them where it may not.
 
     Args:
         release_path: The Release document.
         rollout: The spec's section rollout, as the pipelines' JSON parameter.
+        notify: The spec's section notify, likewise; "" to write the alert down alone.
 
     Returns:
         The approval that counts; None when the spec needs none.
@@ -25,7 +30,14 @@ def approval(release_path: str | Path, rollout: str) -> Approval | None:
         RejectedError: The spec needs an approval, and nobody whom it names has given one for this very package.
         ShipwayError: MLflow cannot be reached.
     """
-    return require_approval(read_document(Release, release_path), load_section(RolloutSection, rollout))
+    release = read_document(Release, release_path)
+    try:
+        return require_approval(release, load_section(RolloutSection, rollout))
+    except RejectedError as error:
+        wanted = f"approval/{release.name}/{release.version}/{run_id() or release.digest}"
+        facts = {"version": release.version, "digest": release.digest}
+        tell(Alert(release.name, "approval", "warning", str(error), time.time(), wanted, facts), notify)
+        raise
 
 
 def give_approval(name: str, version: str, section: RolloutSection) -> Approval:

@@ -35,18 +35,19 @@ def candidate(
 
 
 @component()
-def approval(release: Input[Artifact], rollout: str) -> str:
+def approval(release: Input[Artifact], rollout: str, notify: str = "") -> str:
     """Makes sure that a version may be promoted, and returns who said so; empty when the spec asks nobody.
 
     Args:
         release: The version to promote.
         rollout: The spec's section rollout.
+        notify: The spec's section notify, as JSON; empty to tell nobody that a yes is wanted.
     """
     from shipway.lineage.steps import step
     from shipway.promote.approval import approval as require
 
     with step("approval") as record:
-        given = require(release.path, rollout)
+        given = require(release.path, rollout, notify)
         who = str(given.approver) if given else ""
         record.show(approved_by=who)
         return who

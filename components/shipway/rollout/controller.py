@@ -154,7 +154,7 @@ class Controller:
         if isinstance(action, Done):
             memory.lease = None
             return self._endpoint.write_record(memory.text(), expect=status.generation)
-        takes_long = isinstance(action, (StageRevision, WarmUp, Tell))
+        takes_long = isinstance(action, (StageRevision, WarmUp, Tell, Notify))
         length = _LONG_LEASE_SECONDS if takes_long else max(_LEASE_SECONDS, _LEASE_POLLS * self.poll_seconds)
         lease = before.lease
         mine = lease is not None and lease.token == self.owner.token
@@ -213,7 +213,7 @@ class Controller:
         elif isinstance(action, Tell):
             self._tell(memory, action)
         elif isinstance(action, Notify):
-            self._alert(Alert(memory.name, action.kind, action.severity, action.text, self._clock.now(), action.key))
+            self._notify(memory, action)
         return status
 
     def _warm_up(self, revision: str) -> None:
@@ -243,6 +243,28 @@ class Controller:
             self._ledger.baseline(release, self._last_window(memory))
         else:
             self._ledger.rolled_back(release, memory.reason, mark=memory.mark, stable_version=stable)
+
+    def _notify(self, memory: Memory, action: Notify) -> None:
+        facts: dict[str, Any] = {"version": memory.candidate.release.version, "revision": memory.candidate.revision}
+        if memory.stable is not None:
+            facts["stable"] = memory.stable.release.version
+        if action.kind == "live":
+            facts["baseline"] = self._baseline(memory)
+        # The action's key is of this rollout; a receiver has heard of others.
+        key = f"rollout/{memory.name}/{memory.candidate.revision}/{memory.timings.started:.0f}/{action.key}"
+        self._alert(Alert(memory.name, action.kind, action.severity, action.text, self._clock.now(), key, facts))
+
+    def _baseline(self, memory: Memory) -> dict[str, Any]:
+        """Returns what dashboards compare later days with; nothing where the metrics cannot be had any more."""
+        try:
+            window = self._last_window(memory)
+        except ShipwayError:
+            return {}
+        return {
+            "latency_p99_ms": window["p99_ms"],
+            "error_rate": window["error_rate"],
+            "requests": window["requests"],
+        }
 
     def _last_window(self, memory: Memory) -> dict[str, Any]:
         """Returns what the candidate did with all the traffic: what monitoring compares later days with."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.endpoints.local_server import predictions_folder
-from shipway.endpoints.open import open_endpoint
+from shipway.endpoints.open import log_uri, open_endpoint
 from shipway.endpoints.packages import golden_rows, local_package
 from shipway.endpoints.protocol import EndpointStatus
 from shipway.errors import InputError
 from shipway.lineage.documents import Release, read_document, read_optional
 from shipway.model.promotion import RegistryLedger, release_before, release_of
-from shipway.notify.alerts import write_alert
+from shipway.notify.send import teller
 from shipway.rollout.memory import Memory, read_memory
 from shipway.rollout.rollout import roll_back, roll_out
-from shipway.spec import EndpointSection, RolloutSection, load_endpoint, load_section
+from shipway.spec import RolloutSection, load_endpoint, load_section
 
 ENVIRONMENT = "production"
 
@@ -40,7 +39,12 @@ class Served:
 
 
 def rollout(
-    release_path: str | Path, stable_path: str | Path, section: str, settings: str, report_path: str | Path
+    release_path: str | Path,
+    stable_path: str | Path,
+    section: str,
+    settings: str,
+    report_path: str | Path,
+    notify: str = "",
 ) -> Served:
     """Rolls a release out to production; takes a rollout up again that was cut off.
 
@@ -50,6 +54,7 @@ def rollout(
         section: The spec's section rollout, as the pipelines' JSON parameter.
         settings: The endpoint's settings, as `shipway.spec.parameters.dump_endpoint` writes them.
         report_path: Where the HTML report goes, whatever the outcome.
+        notify: The spec's section notify, likewise; "" to write alerts down alone.
 
     Raises:
         InputError: The settings name no endpoint.
@@ -65,7 +70,7 @@ def rollout(
         load_section(RolloutSection, section),
         endpoint,
         RegistryLedger(),
-        alert=write_alert,
+        alert=teller(notify),
         golden=golden_rows(local_package(release)),
         report_path=Path(report_path),
         log_uri=log_uri(release.name, asked.endpoint),
@@ -73,7 +78,7 @@ def rollout(
     return _served(result.outcome, result.reason, endpoint.status())
 
 
-def rollback(name: str, settings: str, reason: str, to: str, report_path: str | Path) -> Served:
+def rollback(name: str, settings: str, reason: str, to: str, report_path: str | Path, notify: str = "") -> Served:
     """Puts an earlier version back into production: traffic first, then the registry, then the report.
 
     Args:
@@ -82,6 +87,7 @@ def rollback(name: str, settings: str, reason: str, to: str, report_path: str | 
         reason: Why; "" where nobody says.
         to: The version to go back to, by number or alias; "" for the one before.
         report_path: Where the HTML report goes.
+        notify: The spec's section notify, as the pipelines' JSON parameter; "" to write alerts down alone.
 
     Raises:
         InputError: The settings name no endpoint, or there is no version to go back to.
@@ -95,7 +101,7 @@ def rollback(name: str, settings: str, reason: str, to: str, report_path: str | 
         RegistryLedger(),
         stable=going_back_to(status, read_memory(status.record, name), to),
         reason=reason or "rolled back by hand",
-        alert=write_alert,
+        alert=teller(notify),
         report_path=Path(report_path),
     )
     return _served(result.outcome, result.reason, endpoint.status())
@@ -145,15 +151,6 @@ def going_back_to(status: EndpointStatus, memory: Memory | None, to: str) -> Rel
     if found is None:
         raise InputError(f"{name}: there is no version before {live.version}; name one with --to VERSION")
     return found
-
-
-def log_uri(name: str, section: EndpointSection) -> str:
-    """Returns where production's prediction log is; "" where there is none."""
-    if not section.log.share:
-        return ""
-    if section.log.uri is None and section.kind == "local":
-        return str(predictions_folder(name))
-    return section.log.uri or ""
 
 
 def _served(outcome: str, reason: str, status: EndpointStatus) -> Served:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "notify"))
 
+from notify_stand_ins import StandIn, served
 from promotion_registry import register
 from serving_real import real_release
 from serving_releases import end_all
@@ -100,8 +102,13 @@ def test_back_and_not_back_twice(project, state):
     serve("1", state)
     serve("2", state)
     assert (answering(state), aliases()) == ("2", {"champion": "2", "previous": "1"})
-    done = shipway(project, "rollback", "flights", "--reason", "wrong prices", "--state", "state")
+    with served(StandIn()) as hook:
+        sink = f"notify.events={{url: {hook.url}, token: null}}"
+        spec = ("--spec", "shipway.yaml", "--set", sink)
+        done = shipway(project, "rollback", "flights", "--reason", "wrong prices", "--state", "state", *spec)
     assert done.returncode == 0, done.stdout + done.stderr
+    (told,) = [request.json["data"] for request in hook.requests]
+    assert (told["kind"], told["facts"]["version"], told["facts"]["stable"]) == ("rolled_back", "2", "1")
     assert (answering(state), aliases()) == ("1", {"champion": "1"})
     mark = json.loads(tracking.client().get_model_version("flights", "2").tags["shipway.rolled_back"])
     assert "wrong prices" in mark["reason"]
