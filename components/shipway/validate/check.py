@@ -7,7 +7,9 @@ told otherwise, lets one broken column hide others, and holds every failing row.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,9 @@ from shipway.lineage.documents import Breach, Findings, read_document
 from shipway.lineage.files import write_text
 from shipway.validate.dtypes import Reading, reading
 from shipway.validate.page import ColumnOverview, findings_page
-from shipway.validate.rules import Rows, apply_check, rule_name
+from shipway.validate.rules import Fault, Rows, apply_check, numbers_where, rule_name
 from shipway.validate.samples import as_in, counted, samples, shown
-from shipway.validate.unique import repeated_rows
+from shipway.validate.unique import repeated_numbers, repeated_rows
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema
@@ -71,7 +73,7 @@ def validate(dataset: str | Path, section: SchemaSection) -> Validation:
         InputError: The schema is missing or bad, or the section names a column that neither schema nor data have.
         UserCodeError: A check of the user's own raised.
     """
-    return _Validator(scan(dataset), section).run()
+    return Validator(scan(dataset), section).run()
 
 
 def admit(findings: str | Path, verdict: str) -> None:
@@ -87,20 +89,34 @@ def admit(findings: str | Path, verdict: str) -> None:
     raise RejectedError("\n".join(lines + [f"- {breach.message}" for breach in breaches]))
 
 
-class _Validator:
-    """One batch against one schema; breaches gather in the order of the rules."""
+class Validator:
+    """One batch against one schema.
 
-    def __init__(self, stored: pl.LazyFrame, section: SchemaSection) -> None:
+    Args:
+        stored: The rows as the dataset has them.
+        section: The spec's schema section.
+        unasked: A column that the schema may require and the rows do not have, which is no fault; "" for none.
+
+    Attributes:
+        faults: What is wrong, in the order of the rules.
+
+    Raises:
+        InputError: The schema is missing or bad.
+    """
+
+    def __init__(self, stored: pl.LazyFrame, section: SchemaSection, unasked: str = "") -> None:
+        self.faults: list[Fault] = []
         self._stored = stored
         self._section = section
+        self._unasked = unasked
         self._where = f"schema.pandera {section.pandera}"
         self._schema: DataFrameSchema = load_schema(section.pandera)
         self._dtypes = dict(stored.collect_schema())
         self._columns = self._present_columns()
-        self._breaches: list[Breach] = []
         self._warnings: list[Breach] = []
 
     def run(self) -> Validation:
+        """Applies every rule; errors as of `validate`."""
         facts = self._facts()
         count = int(facts["rows"])
         self._check_rows(count)
@@ -113,20 +129,32 @@ class _Validator:
             declared = all(column_dtype(self._schema, column) is not None for column in self._columns.values())
             self._add(apply_check(rows, check, None, declared, self._where), check)
         self._check_composite_keys()
-        verdict = REJECTED if self._breaches else ACCEPTED
-        findings = Findings(verdict=verdict, rows=count, breaches=self._breaches, warnings=self._warnings)
+        verdict = REJECTED if self.faults else ACCEPTED
+        breaches = [fault.breach for fault in self.faults]
+        findings = Findings(verdict=verdict, rows=count, breaches=breaches, warnings=self._warnings)
         return Validation(findings, self._overview(facts))
 
-    def _add(self, breach: Breach | None, check: Any = None) -> None:
-        if breach is not None:
-            # Pandera's `raise_warning` marks a check that tells and does not refuse.
-            (self._warnings if getattr(check, "raise_warning", False) else self._breaches).append(breach)
+    def _add(self, fault: Fault | None, check: Any = None) -> None:
+        if fault is None:
+            return
+        # Pandera's `raise_warning` marks a check that tells and does not refuse.
+        if getattr(check, "raise_warning", False):
+            self._warnings.append(fault.breach)
+        else:
+            self.faults.append(fault)
 
-    def _breach(self, column: str, rule: str, rows: int | None, message: str, values: list[str] | None = None) -> None:
+    def _breach(
+        self,
+        column: str,
+        rule: str,
+        rows: int | None,
+        message: str,
+        values: list[str] | None = None,
+        failing: Callable[[], pl.Series] | None = None,
+    ) -> None:
         where = f"column {column!r}: " if column else ""
-        self._breaches.append(
-            Breach(column=column, rule=rule, rows=rows, samples=values or [], message=where + message)
-        )
+        breach = Breach(column=column, rule=rule, rows=rows, samples=values or [], message=where + message)
+        self.faults.append(Fault(breach, failing))
 
     def _present_columns(self) -> dict[str, Any]:
         """Returns the schema's columns that the data have; patterns claim what no column of the schema names."""
@@ -162,9 +190,9 @@ class _Validator:
     def _check_names(self) -> None:
         for name, column in self._schema.columns.items():
             there = any(found is column for found in self._columns.values())
-            if column.required and not there:
+            if column.required and not there and name != self._unasked:
                 message = f"no column matches the pattern {name!r}" if column.regex else f"column {name!r} is missing"
-                self._breaches.append(Breach(column=name, rule="required", rows=None, message=message))
+                self.faults.append(Fault(Breach(column=name, rule="required", rows=None, message=message)))
         if self._schema.strict is True:
             for name in self._dtypes:
                 if name not in self._columns:
@@ -192,31 +220,34 @@ class _Validator:
         absent = [
             name for name, column in self._schema.columns.items() if not column.regex and name not in self._dtypes
         ]
-        return Rows(self._stored, frame, count, {name: flag for name, flag in broken.items() if failing[name]}, absent)
+        failed = {name: flag for name, flag in broken.items() if failing[name]}
+        return Rows(self._stored, frame, count, failed, absent, self._unasked)
 
     def _dtype_breach(self, name: str, entry: Reading, failing: int, values: int, broken: pl.Expr) -> None:
         examples: list[str] = []
+        failing_rows = None
         said = "its values would convert, but nothing converts them"
         if failing:
             found = self._stored.filter(broken).select(name).head(1000).collect(engine="streaming")
             examples = samples(found[name])
             said = f"{failing:,} of {counted(values, 'value', 'values')} do not convert{as_in(examples)}"
         message = f"expected {entry.wanted}, found {entry.stored}; {said}"
-        self._breach(name, f"dtype {entry.wanted}", failing, message, examples)
+        if entry.same or entry.readable:
+            failing_rows = partial(numbers_where, self._stored.select(broken))
+        self._breach(name, f"dtype {entry.wanted}", failing, message, examples, failing_rows)
 
     def _check_column(self, name: str, column: Any, rows: Rows, facts: dict[str, Any]) -> None:
         nulls = facts[f"nulls {name}"]
         if nulls and not column.nullable:
-            self._breach(name, "not null", nulls, f"{counted(nulls)} null, expected none")
+            failing = partial(numbers_where, self._stored.select(pl.col(name).is_null()))
+            self._breach(name, "not null", nulls, f"{counted(nulls)} null, expected none", failing=failing)
         wanted = column_dtype(self._schema, column)
         if isinstance(wanted, pl.Enum):
             self._check_enum(name, wanted, rows)
         for check in column.checks:
             self._add(apply_check(rows, check, name, wanted is not None, self._where), check)
         if column.unique:
-            repeated, values = repeated_rows(self._stored, [name], column.report_duplicates)
-            if repeated:
-                self._breach(name, "unique", repeated, f"{counted(repeated)} not unique{as_in(values)}", values)
+            self._check_unique(name, "unique", [name], column.report_duplicates)
 
     def _check_enum(self, name: str, wanted: pl.Enum, rows: Rows) -> None:
         from pandera.polars import Check
@@ -243,10 +274,16 @@ class _Validator:
         columns = [unique] if isinstance(unique, str) else list(unique or [])
         if not columns or not all(name in self._dtypes for name in columns):
             return
-        repeated, values = repeated_rows(self._stored, columns, self._schema.report_duplicates)
+        self._check_unique("", f"unique({', '.join(columns)})", columns, self._schema.report_duplicates)
+
+    def _check_unique(self, column: str, rule: str, columns: list[str], count: Any) -> None:
+        repeated, values = repeated_rows(self._stored, columns, count)
         if repeated:
-            rule = f"unique({', '.join(columns)})"
-            self._breach("", rule, repeated, f"{rule}: {counted(repeated)} not unique{as_in(values)}", values)
+            said = "" if column else f"{rule}: "
+            failing = partial(repeated_numbers, self._stored, columns, count)
+            self._breach(
+                column, rule, repeated, f"{said}{counted(repeated)} not unique{as_in(values)}", values, failing
+            )
 
     def _overview(self, facts: dict[str, Any]) -> list[ColumnOverview]:
         found = []
@@ -263,7 +300,7 @@ class _Validator:
                     least=shown(facts[f"min {name}"]) if f"min {name}" in facts else "",
                     greatest=shown(facts[f"max {name}"]) if f"max {name}" in facts else "",
                     rules=[*rules, *["unique"] * bool(column is not None and column.unique)],
-                    breaches=sum(breach.column == name for breach in self._breaches),
+                    breaches=sum(fault.breach.column == name for fault in self.faults),
                 )
             )
         return found

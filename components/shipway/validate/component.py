@@ -1,4 +1,4 @@
-"""KFP components: Dataset -> Findings and report; Findings -> go on or end the run."""
+"""The `validate`, `admit` and `screen` components: what is wrong with a batch, and what follows."""
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
@@ -42,3 +42,36 @@ def admit(findings: Input[Artifact], verdict: str) -> None:
 
     with step("admit"):
         run(findings.path, verdict)
+
+
+@component()
+def screen(
+    dataset: Input[Dataset],
+    quarantine: Output[Dataset],
+    findings: Output[Artifact],
+    report: Output[HTML],
+    data_schema: str,
+    data: str,
+    inference: str,
+) -> None:
+    """Sets aside the rows that break the schema; ends the run beyond the tolerance, or when the batch as a whole does.
+
+    Args:
+        dataset: The rows to score.
+        quarantine: The rows set aside, each with its number and the reasons.
+        findings: Every breach, as JSON.
+        report: The same for people, with an overview of the columns.
+        data_schema: The spec's schema section, as JSON.
+        data: The spec's data section, as JSON; its label is not asked for.
+        inference: The spec's section inference, as JSON.
+    """
+    from shipway.lineage.steps import step
+    from shipway.validate.screen import screen_rows
+
+    with step("screen", report.path) as record:
+        outcome = screen_rows(dataset.path, quarantine.path, data_schema, data, inference)
+        outcome.write(findings.path, report.path)
+        findings.metadata.update(outcome.facts)
+        record.show(**outcome.facts)
+        record.reports["Validation"] = report.path
+        outcome.require()

@@ -14,6 +14,7 @@ _Kind = Literal["integer", "float", "boolean", "text", "date", "datetime", "othe
 
 TIME = pl.Datetime("us")
 _EXACT = {("integer", "float"), ("date", "datetime")}
+_READABLE = {("text", "integer"), ("text", "float"), ("text", "boolean")}
 _BY_VALUE = {("integer", "integer"), ("float", "integer"), ("datetime", "date")}
 
 
@@ -26,12 +27,14 @@ class Reading:
         wanted: The dtype it should have, as a dataset would store it.
         same: Whether the difference in dtype is none in itself; values may still not fit.
         expression: The values in the wanted dtype, null where one does not convert; None when nothing is to be done.
+        readable: Whether scoring reads the values all the same, as it does numbers and booleans given as text.
     """
 
     stored: pl.DataType
     wanted: pl.DataType
     same: bool
     expression: pl.Expr | None
+    readable: bool = False
 
 
 def storable(dtype: pl.DataType) -> pl.DataType:
@@ -65,7 +68,7 @@ def reading(name: str, stored: pl.DataType, wanted: pl.DataType, empty: bool) ->
         cast = column.cast(target, strict=False)
         # Casting cuts off fractions and hours; only what survives the way back has converted.
         return Reading(stored, target, True, pl.when(cast.cast(stored, strict=False) == column).then(cast).alias(name))
-    return Reading(stored, target, False, _converted(column, pair, target).alias(name))
+    return Reading(stored, target, False, _converted(column, pair, target).alias(name), pair in _READABLE)
 
 
 def _kind(dtype: pl.DataType) -> _Kind:

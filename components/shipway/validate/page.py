@@ -21,11 +21,11 @@ class ColumnOverview:
     breaches: int
 
 
-def findings_page(findings: Findings, columns: list[ColumnOverview]) -> str:
-    """Returns the report: verdict, every breach, every column."""
+def findings_page(findings: Findings, columns: list[ColumnOverview], note: str = "") -> str:
+    """Returns the report: verdict, every breach, every column; `note` goes into the line under the heading."""
     accepted = findings.verdict == "accepted"
     counts = [counted(findings.rows), counted(len(columns), "column", "columns")]
-    lead = ", ".join([*counts, counted(len(findings.breaches), "breach", "breaches")])
+    lead = ", ".join([*counts, counted(len(findings.breaches), "breach", "breaches"), *[note] * bool(note)])
     parts = []
     if findings.breaches:
         parts.append(section("Breaches", _breaches(findings.breaches)))

@@ -1,5 +1,6 @@
 """Applying Pandera's checks, built-in and the user's, to a whole batch lazily: counts and samples, never all rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import and_
@@ -15,6 +16,8 @@ from shipway.validate.samples import SAMPLES, as_in, counted, samples
 
 _OK = "shipway: the check holds"
 _BROKEN = "shipway: the value does not convert"
+_FLAG = "shipway: the row fails"
+_NUMBER = "shipway: the row's number"
 _RULE_LENGTH = 200
 # How many offending rows are looked at for distinct samples.
 _SAMPLE_ROWS = 1000
@@ -30,6 +33,7 @@ class Rows:
         count: How many there are.
         broken: Column -> whether a stored value does not convert, for columns with such values.
         absent: The schema's columns that the batch does not have.
+        unasked: One of them that it need not have: a check of the user's that wants it is left out; "" for none.
     """
 
     stored: pl.LazyFrame
@@ -37,6 +41,31 @@ class Rows:
     count: int
     broken: dict[str, pl.Expr]
     absent: list[str]
+    unasked: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A breach, and which rows are to blame for it.
+
+    Attributes:
+        breach: The breach.
+        failing: Gives their numbers, from 0; None where the batch as a whole is at fault.
+    """
+
+    breach: Breach
+    failing: Callable[[], pl.Series] | None = None
+
+
+def numbers_where(flags: pl.LazyFrame) -> pl.Series:
+    """Returns the numbers of the rows, from 0, whose flag is set.
+
+    Args:
+        flags: One column of booleans, a row each; null counts as not set.
+    """
+    flag = pl.col(flags.collect_schema().names()[0])
+    kept = flags.select(flag.alias(_FLAG)).with_row_index(_NUMBER).filter(pl.col(_FLAG))
+    return kept.select(_NUMBER).collect(engine="streaming").to_series()
 
 
 def rule_name(check: Any) -> str:
@@ -53,7 +82,7 @@ def rule_name(check: Any) -> str:
     return text if len(text) <= _RULE_LENGTH else text[: _RULE_LENGTH - 3] + "..."
 
 
-def apply_check(rows: Rows, check: Any, column: str | None, declared: bool, where: str) -> Breach | None:
+def apply_check(rows: Rows, check: Any, column: str | None, declared: bool, where: str) -> Fault | None:
     """Applies one check; returns what it found wrong, or None.
 
     Args:
@@ -86,37 +115,40 @@ def apply_check(rows: Rows, check: Any, column: str | None, declared: bool, wher
         except UserCodeError as error:
             if not _misses(error.__cause__, rows.absent):
                 raise
+            if _misses(error.__cause__, [rows.unasked]):
+                return None
             unable = f"without {', '.join(map(repr, rows.absent))}"
     if unable:
-        return Breach(
-            column=column or "", rule=rule, rows=None, message=f"{subject}: {rule} cannot be applied {unable}"
-        )
+        message = f"{subject}: {rule} cannot be applied {unable}"
+        return Fault(Breach(column=column or "", rule=rule, rows=None, message=message))
     if not found.failed:
         return None
-    if found.whole:
-        return Breach(column=column or "", rule=rule, rows=None, message=f"{subject}: {rule} does not hold")
+    if found.output is None:
+        message = f"{subject}: {rule} does not hold"
+        return Fault(Breach(column=column or "", rule=rule, rows=None, message=message))
     message = f"{subject}: {rule} fails in {counted(found.failed)}{as_in(found.values)}"
-    return Breach(column=column or "", rule=rule, rows=found.failed, samples=found.values, message=message)
+    breach = Breach(column=column or "", rule=rule, rows=found.failed, samples=found.values, message=message)
+    return Fault(breach, partial(numbers_where, found.output.select(~pl.col(_OK))))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """How often a check fails, whether it judges the rows as a whole, and a few offending values."""
+    """How often a check fails, whether it holds row by row (None: it judges the whole), and a few offending values."""
 
     failed: int = 0
-    whole: bool = False
+    output: pl.LazyFrame | None = None
     values: list[str] = field(default_factory=list)
 
 
 def _judged(rows: Rows, check: Any, column: str | None, what: str) -> _Found:
     output = _output(rows, check, column, what)
     if isinstance(output, bool):
-        return _Found(failed=not output, whole=True)
+        return _Found(failed=not output)
     output = output.select(pl.col(_OK).fill_null(value=bool(check.ignore_na)))
     count = [pl.len(), (~pl.col(_OK)).sum()]
     length, failed = output.select(count[0].alias("n"), count[1]).collect(engine="streaming").row(0)
     if length != rows.count:
-        return _Found(failed=failed, whole=True)
+        return _Found(failed=failed)
     broken = [flag for name, flag in rows.broken.items() if column in (None, name)]
     if failed and broken and not check.ignore_na:
         # What does not convert is a breach of the dtype already.
@@ -135,7 +167,7 @@ def _judged(rows: Rows, check: Any, column: str | None, what: str) -> _Found:
         .head(_SAMPLE_ROWS if column else SAMPLES)
         .collect(engine="streaming")
     )
-    return _Found(failed, False, samples(offending[column] if column else offending.iter_rows(named=True)))
+    return _Found(failed, output, samples(offending[column] if column else offending.iter_rows(named=True)))
 
 
 def _output(rows: Rows, check: Any, column: str | None, what: str) -> pl.LazyFrame | bool:
