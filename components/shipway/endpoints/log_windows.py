@@ -7,7 +7,9 @@ the platform's own metrics. Memory grows with the rows between the two moments, 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from shipway.spec.rollout import OutcomesSection
 
 Values = npt.NDArray[np.float64]
+
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def log_windows(uri: str, since: float, until: float) -> dict[str, Window]:
         InputError: The log cannot be read.
     """
     found: dict[str, Window] = {}
-    for part, metadata, frame in _read(uri, since, until):
+    for part, metadata, frame in read_log(uri, since, until):
         window = _window(part.revision, since, until, metadata, frame)
         known = found.get(part.revision)
         found[part.revision] = known.plus(window) if known else window
@@ -83,7 +87,7 @@ def join_outcomes(uri: str, section: OutcomesSection, since: float, until: float
 
     positives: dict[str, str] = {}
     frames = []
-    for part, metadata, frame in _read(uri, since, until, ("time", "key", "prediction")):
+    for part, metadata, frame in read_log(uri, since, until, ("time", "key", "prediction")):
         positives[part.revision] = _class_text(metadata["classes"][1]) if metadata["task"] == "binary" else ""
         frames.append(frame.drop_nulls("key").with_columns(revision=pl.lit(part.revision)))
     if not frames:
@@ -121,21 +125,56 @@ def logged_rows(uri: str, most: int, until: float) -> list[dict[str, Any]]:
     return found
 
 
-def _read(
-    uri: str, since: float, until: float, columns: Sequence[str] | None = None
+def read_log(
+    uri: str, since: float, until: float, columns: Sequence[str] | None = None, revision: str = ""
 ) -> Iterator[tuple[Part, Mapping[str, Any], pl.DataFrame]]:
+    """Yields the parts of a log with what they hold between two moments, the oldest first, a few in memory at a time.
+
+    Args:
+        uri: The log's folder, or fsspec URI; one that is not there yet has no parts.
+        since: Beginning (inclusive), seconds since the epoch.
+        until: End (exclusive).
+        columns: The columns to read, `time` among them; default: all.
+        revision: The revision to read, with its copies in other roles (see `revision_id`); default: all.
+
+    Yields:
+        The part, its metadata, and its rows, of which there is at least one.
+
+    Raises:
+        InputError: The log cannot be read.
+    """
     with reaching(uri):
         filesystem, path = locate(uri)
         listed = parts(filesystem.find(path))
-    for part in listed:
-        if part.first < until and part.last >= since:
-            opened = _open_part(uri, filesystem, part, columns)
-            if opened is None:
-                continue
-            metadata, frame = opened
-            frame = _between(frame, since, until)
-            if frame.height:
-                yield part, metadata, frame
+    wanted = [
+        part
+        for part in listed
+        if part.first < until
+        and part.last >= since
+        and (not revision or part.revision == revision or part.revision.startswith(f"{revision}-"))
+    ]
+    for part, opened in _opened(uri, filesystem, wanted, columns):
+        if opened is None:
+            continue
+        metadata, frame = opened
+        frame = _between(frame, since, until)
+        if frame.height:
+            yield part, metadata, frame
+
+
+def _opened(
+    uri: str, filesystem: Any, wanted: Sequence[Part], columns: Sequence[str] | None
+) -> Iterator[tuple[Part, tuple[Mapping[str, Any], pl.DataFrame] | None]]:
+    """Yields parts in order, with a few read ahead: a busy server writes thousands a day, and a store is far away."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[tuple[Part, Future[tuple[Mapping[str, Any], pl.DataFrame] | None]]] = deque()
+        for part in wanted:
+            waiting.append((part, pool.submit(_open_part, uri, filesystem, part, columns)))
+            if len(waiting) == _AHEAD:
+                ready, opened = waiting.popleft()
+                yield ready, opened.result()
+        for ready, opened in waiting:
+            yield ready, opened.result()
 
 
 def _open_part(

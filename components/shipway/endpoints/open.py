@@ -2,7 +2,7 @@
 
 from shipway.endpoints.protocol import Endpoint
 from shipway.errors import InputError
-from shipway.spec.rollout import EndpointSettings
+from shipway.spec.rollout import EndpointSection, EndpointSettings
 
 
 def open_endpoint(name: str, settings: EndpointSettings, environment: str) -> Endpoint:
@@ -31,3 +31,14 @@ def open_endpoint(name: str, settings: EndpointSettings, environment: str) -> En
 
         return VertexEndpoint(name, settings, environment)
     raise InputError(f"endpoint of {name}: its settings name no kind; expected local, kserve or vertex")
+
+
+def log_uri(name: str, section: EndpointSection) -> str:
+    """Returns where production's prediction log is; "" where there is none."""
+    if not section.log.share:
+        return ""
+    if section.log.uri is None and section.kind == "local":
+        from shipway.endpoints.local_server import predictions_folder
+
+        return str(predictions_folder(name))
+    return section.log.uri or ""
