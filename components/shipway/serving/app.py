@@ -23,24 +23,22 @@ into the log.
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from shipway import __version__
 from shipway.serving import v2
 from shipway.serving.access_log import AccessLog
 from shipway.serving.admin import Administration
-from shipway.serving.body import Disconnected, Receive, Scope, Send, error_body
+from shipway.serving.body import Receive, Scope, Send
 from shipway.serving.direct import Direct
-from shipway.serving.limits import Limits, Refusal
+from shipway.serving.failures import add_error_handlers
+from shipway.serving.limits import Limits
 from shipway.serving.predictions import V1, V2, Choice, Predictions, check_name, first_choice
 from shipway.serving.revision import Revision
 from shipway.serving.router import Router
@@ -108,7 +106,7 @@ def create_app(
     _add_models(app, router)
     _add_metrics(app, router)
     Administration(router, settings.token, settings.instance, settings.limits, choice).add_to(app)
-    _add_error_handlers(app)
+    add_error_handlers(app, log)
     paths = {f"/v1/models/{router.name}:predict": rows_in, f"/v2/models/{router.name}/infer": tensors_in}
     app.add_middleware(Direct, endpoints={**paths, **({settings.predict_route: rows_in} if vertex else {})})
     if access is not None:
@@ -204,36 +202,6 @@ def _add_metrics(app: FastAPI, router: Router) -> None:
         return Response(content, 200, {"content-type": kind})
 
     app.add_api_route("/metrics", metrics, methods=["GET"])
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)  # noqa: S101 - what the handler is registered for
-        close = {"connection": "close"} if error.status in (408, 413) else None
-        return Response(error_body(error.reason), error.status, close, "application/json")
-
-    async def http_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
-        headers = dict(error.headers or {})
-        return Response(error_body(str(error.detail)), error.status_code, headers, "application/json")
-
-    async def fault(request: Request, error: Exception) -> Response:
-        reference = secrets.token_hex(6)
-        # Starlette raises the error again and uvicorn logs its traceback, right below this line.
-        log.error("reference %s: %s %s: %s", reference, request.method, request.url.path, type(error).__name__)
-        return Response(error_body(f"internal error, reference {reference}"), 500, None, "application/json")
-
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=400)
-
-    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-        Refusal: refused,
-        Disconnected: gone,
-        HTTPException: http_error,
-        Exception: fault,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
 
 
 def json_response(status: int, value: Any, revision: Revision | None = None) -> Response:
