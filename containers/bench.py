@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "pipelines" / "examples" / "penguins" / "shipway.yaml"
-IMAGES = ("components", "trainer", "deployer", "server", "trigger")
+IMAGES = ("components", "trainer", "deployer", "monitor", "server", "trigger")
 
 
 def first_line(image: str, runs: int) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "shipway-test"
-IMAGES = ("components", "trainer", "deployer", "server", "trigger")
+IMAGES = ("components", "trainer", "deployer", "monitor", "server", "trigger")
 PROJECT = "pipelines/examples/penguins"
 
 

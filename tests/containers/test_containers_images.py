@@ -10,6 +10,8 @@ from pathlib import Path
 import engine
 import pytest
 
+from shipway.component import IMAGES
+
 pytestmark = pytest.mark.slow
 
 # What a step of each image imports, and what must not be there.
@@ -17,8 +19,9 @@ ABSENT = {
     "components": ("torch", "google.cloud.aiplatform", "typer", "kubernetes", "matplotlib", "pytest"),
     "trainer": ("google.cloud.aiplatform", "typer", "kubernetes", "pandera", "matplotlib", "pytest"),
     "deployer": ("torch", "typer", "pandera", "uvloop", "matplotlib", "pytest"),
+    "monitor": ("torch", "google.cloud.aiplatform", "kubernetes", "pandera", "matplotlib", "pytest"),
     "server": ("torch", "google.cloud.aiplatform", "kfp", "mlflow", "pandera", "pytest"),
-    "trigger": ("torch", "mlflow", "sklearn", "matplotlib", "pytest"),
+    "trigger": ("torch", "onnxruntime", "evidently", "matplotlib", "pytest"),
 }
 PRESENT = {
     "components": ("kfp.dsl.executor_main", "mlflow", "onnxruntime", "pandera", "s3fs", "gcsfs", "shipway_pipelines"),
@@ -27,8 +30,12 @@ PRESENT = {
         *("kfp.dsl.executor_main", "mlflow", "onnxruntime", "s3fs", "gcsfs"),
         *("kubernetes", "google.cloud.aiplatform", "google.cloud.monitoring_v3"),
     ),
+    "monitor": ("kfp.dsl.executor_main", "mlflow", "onnxruntime", "evidently.presets", "apprise", "s3fs", "gcsfs"),
     "server": ("uvicorn", "onnxruntime", "skops", "s3fs", "gcsfs"),
-    "trigger": ("kfp", "google.cloud.aiplatform", "fastapi", "kubernetes"),
+    "trigger": (
+        *("kfp", "google.cloud.aiplatform", "fastapi", "kubernetes", "apprise", "psycopg2", "s3fs", "gcsfs"),
+        *("shipway.triggers.service", "shipway.triggers.actions"),
+    ),
 }
 GIGABYTE = 1e9
 
@@ -53,7 +60,7 @@ for folder in ("/opt/venv/lib", "/opt/shipway", "/opt/packages"):
 
 @pytest.mark.parametrize("image", engine.IMAGES)
 def test_it_has_what_its_steps_need_and_nothing_else(images: dict[str, str], image: str) -> None:
-    runtime = ("--env", f"RUNTIME={'true' if image in ('components', 'trainer', 'deployer') else 'false'}")
+    runtime = ("--env", f"RUNTIME={'true' if image in IMAGES else 'false'}")
     missing = engine.python(images[image], CAN_IMPORT, *PRESENT[image], options=runtime)
     assert missing.split() == []
     missing = engine.python(images[image], CAN_IMPORT, *ABSENT[image], options=runtime)
@@ -163,3 +170,34 @@ def test_the_server_answers_and_its_health_check_says_so(images: dict[str, str],
 
 def _health(name: str) -> str:
     return engine.docker("inspect", "--format", "{{.State.Health.Status}}", name).stdout.strip()
+
+
+def test_the_trigger_service_starts_and_its_health_check_says_so(images: dict[str, str], tmp_path: Path) -> None:
+    """With the image's own command, and the routes where that looks for them."""
+    folder = engine.readable(tmp_path / "shipway")
+    routes = engine.ROOT / "manifests" / "components" / "trigger" / "routes.yaml"
+    (folder / "routes.yaml").write_text(routes.read_text())
+    secrets = engine.readable(tmp_path / "secrets")
+    for name in ("SHIPWAY_EVENTS_TOKEN", "ALERTMANAGER_TOKEN", "SHIPWAY_READ_TOKEN"):
+        (secrets / name).write_text(f"{name}-of-a-test")
+    name = "shipway-test-trigger"
+    subprocess.run(["docker", "rm", "-f", name], capture_output=True)
+    engine.docker(
+        *("run", "--detach", "--name", name, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
+        *("--network", "none", "--health-interval", "1s", "--volume", f"{folder}:/etc/shipway:ro"),
+        *("--volume", f"{secrets}:/run/secrets/shipway-trigger:ro", images["trigger"]),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while (state := _health(name)) != "healthy":
+            assert time.monotonic() < deadline, (state, engine.docker("logs", name).stderr)
+            time.sleep(0.5)
+        ask = (
+            "import urllib.request as u;"
+            'body = b\'{"alerts": [{"labels": {"a": "b"}, "status": "firing", "startsAt": "2026"}]}\';'
+            "headers = {'content-type': 'application/json', 'authorization': 'Bearer ALERTMANAGER_TOKEN-of-a-test'};"
+            "print(u.urlopen(u.Request('http://127.0.0.1:8090/hooks/alertmanager', body, headers)).status)"
+        )
+        assert engine.docker("exec", name, "python", "-c", ask).stdout == "202\n"
+    finally:
+        engine.docker("rm", "-f", name)

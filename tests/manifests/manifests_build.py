@@ -19,18 +19,22 @@ KUBECTL = Path(sys.executable).parent / "kubectl"
 
 OVERLAYS = sorted(path.name for path in (ROOT / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir())
-NAMESPACES = {
-    name: yaml.safe_load((ROOT / "overlays" / name / "kustomization.yaml").read_text())["namespace"]
-    for name in OVERLAYS
-}
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").iterdir())
+_KUSTOMIZATIONS = {
+    name: yaml.safe_load((ROOT / "overlays" / name / "kustomization.yaml").read_text()) for name in OVERLAYS
+}
+NAMESPACES = {name: text["namespace"] for name, text in _KUSTOMIZATIONS.items()}
+# What an overlay has in it already, and what may be put to it.
+INCLUDED = {name: [Path(path).name for path in text.get("components", [])] for name, text in _KUSTOMIZATIONS.items()}
+OPTIONAL = {name: [component for component in COMPONENTS if component not in INCLUDED[name]] for name in OVERLAYS}
+WHOLE = {name: f"{name}+{'+'.join(OPTIONAL[name])}" for name in OVERLAYS}
 
 # Every way in which the manifests may be put together, by name: each overlay as it is, each optional component on each
-# overlay, everything at once, and each example by itself.
+# overlay, and everything at once.
 INSTALLATIONS = [
     *OVERLAYS,
-    *(f"{overlay}+{component}" for overlay in OVERLAYS for component in COMPONENTS),
-    *(f"{overlay}+{'+'.join(COMPONENTS)}" for overlay in OVERLAYS),
+    *(f"{overlay}+{component}" for overlay in OVERLAYS for component in OPTIONAL[overlay]),
+    *WHOLE.values(),
 ]
 
 

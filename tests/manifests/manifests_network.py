@@ -41,6 +41,9 @@ class Door:
 STEP_LABELS = {"pipelines.kubeflow.org/v2_component": "true", "workflows.argoproj.io/workflow": "flights-training-x"}
 
 
+_GATEWAY = {"shipway.dev/calls-models": "true", "shipway.dev/calls-trigger": "true"}
+
+
 def _elsewhere(name: str, namespace: str, labels: dict[str, str], **namespace_labels: str) -> Place:
     named = {"kubernetes.io/metadata.name": namespace, **namespace_labels}
     return Place(name, namespace, labels, named)
@@ -70,7 +73,7 @@ def places(objects: list[Object]) -> dict[str, Place]:
         _elsewhere("kfp-store", "kubeflow", {"app": "seaweedfs"}),
         _elsewhere("kfp-ui", "kubeflow", {"app": "ml-pipeline-ui"}),
         _elsewhere("kfp-step", "kubeflow", STEP_LABELS),
-        _elsewhere("gateway", "istio-system", {"app": "gateway"}, **{"shipway.dev/calls-models": "true"}),
+        _elsewhere("gateway", "istio-system", {"app": "gateway"}, **_GATEWAY),
         _elsewhere("alertmanager", "monitoring", {"app": "alertmanager"}, **{"shipway.dev/calls-trigger": "true"}),
         _elsewhere("prometheus", "monitoring", {"app": "prometheus"}, **{"shipway.dev/scrapes-models": "true"}),
         # Labels are free to claim in another namespace.
@@ -140,7 +143,7 @@ def _open(policies: list[Object], direction: str, mine: Place, other: Place, doo
 
 
 def _doors() -> Iterator[Door]:
-    for port in (3000, 5000, 5432, 6443, 80, 443, 8080, 8333, 8887, 8888, 988, 9000, 9090):
+    for port in (3000, 5000, 5432, 6443, 80, 443, 8080, 8090, 8333, 8887, 8888, 988, 9000, 9090):
         yield Door("", port)
     yield Door("", 53)
     yield Door("", 53, "UDP")

@@ -9,7 +9,19 @@ from manifests_build import Object, Pod, label, pods, selects
 Check = Callable[[list[Object]], list[str]]
 
 # Secrets and settings that others provide; docs/manifests.md names each.
-PROVIDED_SECRETS = {"shipway-postgres", "shipway-object-store", "shipway-object-store-reader", "shipway-trigger"}
+PROVIDED_SECRETS = {
+    "shipway-postgres",
+    "shipway-object-store",
+    "shipway-object-store-reader",
+    "shipway-trigger",
+    "shipway-trigger-postgres",
+    "shipway-trigger-tls",
+    "shipway-notify",
+}
+# What Kubernetes puts into every namespace.
+KUBERNETES_OWN = {"kube-root-ca.crt"}
+# Who may change what is served; the second one with components/trigger-actions alone, which a test holds.
+DEPLOYERS = {"shipway-deployer", "shipway-trigger"}
 # Names within the namespace that KFP provides.
 KFP_OWN = {"kfp-launcher", "mlpipeline-minio-artifact"}
 
@@ -193,7 +205,7 @@ def secrets(objects: list[Object]) -> list[str]:
 
 
 def rights(objects: list[Object]) -> list[str]:
-    """Roles name what they allow; only the deployer changes what is served; nobody makes pods or reads all secrets."""
+    """Roles name what they allow; only deployers change what is served; nobody makes pods or reads all secrets."""
     found = [f"{label(o)}: reaches beyond the namespace" for o in objects if o["kind"].startswith("ClusterRole")]
     roles = {o["metadata"]["name"]: o for o in objects if o["kind"] == "Role"}
     accounts = {o["metadata"]["name"] for o in objects if o["kind"] == "ServiceAccount"}
@@ -226,9 +238,9 @@ def _rule(rule: Object, holders: set[str]) -> list[str]:
         f"may change {', '.join(sorted(kinds))}": writes and "" in groups,
         f"may read every one of {', '.join(sorted(kinds))}": bool(kinds & {"secrets", "configmaps"})
         and not rule.get("resourceNames"),
-        "not only the deployer may change what is served": writes
+        "others than deployers may change what is served": writes
         and "serving.kserve.io" in groups
-        and holders != {"shipway-deployer"},
+        and not holders <= DEPLOYERS,
     }
     return [complaint for complaint, is_so in wrong.items() if is_so]
 
@@ -240,6 +252,7 @@ def references(objects: list[Object]) -> list[str]:
         known.setdefault(thing["kind"], set()).add(thing["metadata"]["name"])
     made = {o["spec"]["target"]["name"] for o in objects if o["kind"] == "ExternalSecret"}
     known["Secret"] = PROVIDED_SECRETS | made
+    known["ConfigMap"] = known.get("ConfigMap", set()) | KUBERNETES_OWN
     everyone = list(pods(objects))
     owners = {label(thing): thing for thing in objects}
     found = [
@@ -257,6 +270,8 @@ def references(objects: list[Object]) -> list[str]:
     for thing in objects:
         if thing["kind"] == "Service":
             found += _service(thing, everyone)
+        elif thing["kind"] == "Ingress":
+            found += _ingress(thing, owners)
         elif thing["kind"] in {"Deployment", "StatefulSet"}:
             spec = thing["spec"]
             if not selects(spec["selector"], spec["template"]["metadata"]["labels"]):
@@ -297,11 +312,20 @@ def _named_by_objects(objects: list[Object]) -> Iterator[tuple[str, str, str]]:
             yield user, "SecretStore", spec["secretStoreRef"]["name"]
         elif thing["kind"] == "SecretStore":
             yield user, "ServiceAccount", spec["provider"]["aws"]["auth"]["jwt"]["serviceAccountRef"]["name"]
+        elif thing["kind"] == "Ingress":
+            yield from ((user, "Secret", entry["secretName"]) for entry in spec.get("tls", []))
+        elif thing["kind"] == "AlertmanagerConfig":
+            hooks = [hook for receiver in spec["receivers"] for hook in receiver["webhookConfigs"]]
+            yield from ((user, "Secret", hook["httpConfig"]["authorization"]["credentials"]["name"]) for hook in hooks)
         elif thing["kind"] == "Role":
-            for rule in thing["rules"]:
-                for resource, kind in (("secrets", "Secret"), ("configmaps", "ConfigMap")):
-                    if resource in rule["resources"]:
-                        yield from ((user, kind, name) for name in rule.get("resourceNames", []) if name not in KFP_OWN)
+            yield from ((user, kind, name) for kind, name in _named_by_a_role(thing))
+
+
+def _named_by_a_role(role: Object) -> Iterator[tuple[str, str]]:
+    for rule in role["rules"]:
+        for resource, kind in (("secrets", "Secret"), ("configmaps", "ConfigMap")):
+            if resource in rule["resources"]:
+                yield from ((kind, name) for name in rule.get("resourceNames", []) if name not in KFP_OWN)
 
 
 def _service(service: Object, everyone: list[Pod]) -> list[str]:
@@ -316,6 +340,26 @@ def _service(service: Object, everyone: list[Pod]) -> list[str]:
             found.append(f"{label(service)}: port {target} is none of {chosen[0].owner}'s")
     if service["spec"].get("type", "ClusterIP") != "ClusterIP":
         found.append(f"{label(service)}: type {service['spec']['type']} opens it to the outside")
+    return found
+
+
+def _ingress(ingress: Object, owners: dict[str, Object]) -> list[str]:
+    """Every host by TLS, every backend there, and nothing of a service but the paths that are named."""
+    found, spec = [], ingress["spec"]
+    covered = {host for entry in spec.get("tls", []) for host in entry["hosts"]}
+    if "defaultBackend" in spec:
+        found.append(f"{label(ingress)}: a default backend lets everything through")
+    for rule in spec["rules"]:
+        if rule.get("host") not in covered:
+            found.append(f"{label(ingress)}: {rule.get('host', 'any host')} without TLS")
+        for path in rule["http"]["paths"]:
+            backend = path["backend"]["service"]
+            service = owners.get(f"Service/{backend['name']}", {"spec": {"ports": []}})
+            ports = {value for port in service["spec"]["ports"] for value in (port.get("name"), port["port"])}
+            if not ports & set(backend["port"].values()):
+                found.append(f"{label(ingress)}: no port {backend['port']} of a Service {backend['name']}")
+            if path["path"] == "/":
+                found.append(f"{label(ingress)}: everything that {backend['name']} answers is open to the outside")
     return found
 
 

@@ -10,9 +10,12 @@ import yaml
 from manifests_build import (
     COMPONENTS,
     EXAMPLES,
+    INCLUDED,
     INSTALLATIONS,
+    OPTIONAL,
     OVERLAYS,
     ROOT,
+    WHOLE,
     BuildError,
     Object,
     example,
@@ -47,13 +50,14 @@ def test_example_fits_its_schemas(name: str) -> None:
 
 def test_there_are_overlays_components_and_examples() -> None:
     assert OVERLAYS == ["dev", "production"]
-    assert {"trigger", "external-secrets", "checkpoints"} <= set(COMPONENTS)
+    assert {"trigger", "monitoring", "external-secrets", "checkpoints"} <= set(COMPONENTS)
+    assert INCLUDED == {"dev": ["trigger"], "production": ["trigger", "trigger-ingress"]}
     assert {"gpu-gke", "gpu-eks"} <= set(EXAMPLES)
 
 
 def test_every_component_adds_or_changes_something() -> None:
     plain = installation("production")
-    for component in COMPONENTS:
+    for component in OPTIONAL["production"]:
         assert installation(f"production+{component}") != plain, component
 
 
@@ -68,7 +72,10 @@ def test_every_file_is_in_some_build() -> None:
         folder = folders.pop().resolve()
         reached.add(folder / "kustomization.yaml")
         text = yaml.safe_load((folder / "kustomization.yaml").read_text())
-        for entry in [*text.get("resources", []), *(p["path"] for p in text.get("patches", []) if "path" in p)]:
+        named = [*text.get("resources", []), *text.get("components", [])]
+        named += [patch["path"] for patch in text.get("patches", []) if "path" in patch]
+        named += [file for generator in text.get("configMapGenerator", []) for file in generator.get("files", [])]
+        for entry in named:
             path = (folder / entry).resolve()
             if path.is_dir():
                 folders.append(path)
@@ -90,7 +97,7 @@ def test_no_object_is_there_twice() -> None:
 
 @pytest.mark.parametrize(("name", "namespace"), [("dev", "shipway-dev"), ("production", "shipway")])
 def test_everything_is_in_the_overlays_namespace(name: str, namespace: str) -> None:
-    objects = installation(f"{name}+{'+'.join(COMPONENTS)}")
+    objects = installation(WHOLE[name])
     for thing in objects:
         if thing["kind"] == "Namespace":
             assert thing["metadata"]["name"] == namespace
@@ -103,7 +110,7 @@ def test_everything_is_in_the_overlays_namespace(name: str, namespace: str) -> N
 def test_our_images_have_the_packages_version() -> None:
     # `shipway compile` and `make images` name them so.
     expected = {image_name(image) for image in ("components", "server", "trigger")}
-    objects = installation(f"production+{'+'.join(COMPONENTS)}")
+    objects = installation(WHOLE["production"])
     found = {
         container["image"]
         for thing in objects
@@ -119,7 +126,7 @@ def test_a_kind_without_schema_is_refused() -> None:
         validate({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {}})
 
 
-@pytest.mark.parametrize("name", ["production", *EXAMPLES, "production+external-secrets"])
+@pytest.mark.parametrize("name", ["production", *EXAMPLES, "production+external-secrets", "production+monitoring"])
 def test_an_unknown_field_is_refused_in_every_kind(name: str) -> None:
     for thing in installation(name) if name in INSTALLATIONS else example(name):
         broken = copy.deepcopy(thing)

@@ -1,7 +1,7 @@
 """The network, evaluated: what is wanted is allowed, and nothing else is."""
 
 import pytest
-from manifests_build import COMPONENTS, INSTALLATIONS, Object, installation, named
+from manifests_build import COMPONENTS, INSTALLATIONS, OPTIONAL, Object, installation, named
 from manifests_network import connections, default_deny, idle, unreachable
 
 POSTGRES = "mlflow -> postgres:5432"
@@ -11,8 +11,8 @@ def dns(*sources: str) -> set[str]:
     return {f"{s} -> {place}:53{p}" for s in sources for place in ("dns", "node-dns") for p in ("", "/UDP")}
 
 
-# Pods of an installation without components. KFP may start `kfp-artifacts`; `newcomer` is any pod of somebody else's.
-OURS = ("mlflow", "postgres", "predictor", "step", "kfp-artifacts", "newcomer")
+# Pods of an overlay as it is. KFP may start `kfp-artifacts`; `newcomer` is any pod of somebody else's.
+OURS = ("mlflow", "postgres", "predictor", "trigger", "step", "kfp-artifacts", "newcomer")
 BASE = dns(*OURS) | {
     POSTGRES,
     "mlflow -> internet:443",
@@ -31,10 +31,18 @@ BASE = dns(*OURS) | {
     "predictor -> predictor:8080",
     "prometheus -> predictor:8080",
     "step -> prometheus:9090",
+    "step -> trigger:8090",
+    "gateway -> trigger:8090",
+    "alertmanager -> trigger:8090",
+    "prometheus -> trigger:8090",
+    "trigger -> mlflow:5000",
+    "trigger -> postgres:5432",
+    "trigger -> kfp-api:8888",
+    "trigger -> internet:443",
 }
 WANTED = {
     "production": BASE,
-    "dev": BASE | {f"{pod} -> kfp-store:{port}" for pod in ("mlflow", "predictor") for port in (8333, 9000)},
+    "dev": BASE | {f"{pod} -> kfp-store:{port}" for pod in ("mlflow", "predictor", "trigger") for port in (8333, 9000)},
 }
 ADDED = {
     "checkpoints": dns("shipway-work-owner"),
@@ -50,8 +58,10 @@ ADDED = {
         "kfp-artifacts -> internet:443",
         "kfp-artifacts -> kubernetes-api:443",
     },
-    "kfp-standalone": {"kfp-step -> mlflow:5000", "kfp-step -> predictor:8080"},
-    "trigger": dns("trigger") | {"trigger -> mlflow:5000", "trigger -> kfp-api:8888", "alertmanager -> trigger:8080"},
+    "kfp-standalone": {"kfp-step -> mlflow:5000", "kfp-step -> predictor:8080", "kfp-step -> trigger:8090"},
+    "monitoring": set(),
+    "trigger-actions": {f"trigger -> kubernetes-api:{port}" for port in (443, 6443)},
+    "trigger-ingress": set(),
 }
 
 
@@ -60,8 +70,13 @@ def test_exactly_the_wanted_connections_are_open(overlay: str) -> None:
     assert connections(installation(overlay)) == WANTED[overlay]
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("overlay", sorted(WANTED))
+def test_every_component_is_in_an_overlay_or_told_here() -> None:
+    assert {*ADDED, "trigger"} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "component"), [(overlay, component) for overlay in sorted(WANTED) for component in OPTIONAL[overlay]]
+)
 def test_a_component_opens_exactly_what_it_needs(overlay: str, component: str) -> None:
     assert connections(installation(f"{overlay}+{component}")) == WANTED[overlay] | ADDED[component]
 
@@ -74,7 +89,7 @@ def test_policies_are_sound(name: str) -> None:
 
 @pytest.fixture
 def objects() -> list[Object]:
-    return installation("production+trigger")
+    return installation("production")
 
 
 def policy(objects: list[Object], name: str) -> Object:
@@ -106,7 +121,7 @@ def test_a_default_with_a_hole_is_none(objects: list[Object]) -> None:
 def test_an_empty_selector_lets_the_whole_namespace_in(objects: list[Object]) -> None:
     policy(objects, "postgres")["ingress"][0]["from"] = [{"podSelector": {}}]
     # The other end denies by itself: the newcomer may not even call.
-    assert connections(objects) == connections(installation("production+trigger"))
+    assert connections(objects) == connections(installation("production"))
     policy(objects, "pipeline")["egress"].append({"to": [{"podSelector": {}}]})
     assert "step -> postgres:5432" in connections(objects)
     assert idle(objects) == ["NetworkPolicy/pipeline: egress for everybody or every port"]
@@ -142,8 +157,10 @@ def test_a_pod_that_loses_its_label_loses_its_connections(objects: list[Object])
 
 
 def test_the_nodes_credentials_are_open_once_the_exception_is_gone(objects: list[Object]) -> None:
-    del policy(objects, "pipeline")["egress"][-2]["to"][0]["ipBlock"]["except"]
-    policy(objects, "pipeline")["egress"][-2]["ports"][0]["port"] = 80
+    egress = policy(objects, "pipeline")["egress"]
+    outside = next(rule for rule in egress if "except" in rule["to"][0].get("ipBlock", {}))
+    del outside["to"][0]["ipBlock"]["except"]
+    outside["ports"][0]["port"] = 80
     assert "step -> node-metadata:80" in connections(objects)
 
 

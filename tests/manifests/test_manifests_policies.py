@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests_build import COMPONENTS, EXAMPLES, INSTALLATIONS, ROOT, Object, example, installation, named, pods
+from manifests_build import EXAMPLES, INSTALLATIONS, ROOT, WHOLE, Object, example, installation, named, pods
 from manifests_policy import CHECKS, PROVIDED_SECRETS, quantity
 
-ALL = f"production+{'+'.join(COMPONENTS)}"
+from shipway.spec.watch import EventSink, GitHubIssues, NotifySection
+
+ALL = WHOLE["production"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -49,20 +51,41 @@ def test_external_secrets_make_each_secret_with_its_keys() -> None:
     used: dict[str, set[str]] = {"shipway-object-store-reader": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}}
     for pod in pods(objects):
         for volume in pod.spec.get("volumes", []):
-            if "secret" in volume:
+            if "items" in volume.get("secret", {}):
                 used.setdefault(volume["secret"]["secretName"], set()).update(
                     item["key"] for item in volume["secret"]["items"]
                 )
-        for container in pod.spec["containers"]:
+        for container in [*pod.spec["containers"], *pod.spec.get("initContainers", [])]:
             for variable in container.get("env", []):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference:
                     used.setdefault(reference["name"], set()).add(reference["key"])
+    # The trigger service takes these as a whole: what its routes name, and what the spec's section notify names.
+    used["shipway-trigger"] = {"SHIPWAY_EVENTS_TOKEN", "ALERTMANAGER_TOKEN", "SHIPWAY_READ_TOKEN"}
+    used["shipway-notify"] = set(
+        NotifySection(
+            github=GitHubIssues(repository="a/b"), events=EventSink(url="http://trigger:8090/hooks/shipway")
+        ).variables
+    )
     assert made == used
 
 
-def test_production_spreads_its_servers() -> None:
-    spec = named(installation("production"), "Deployment", "mlflow")["spec"]
+def test_the_trigger_may_change_what_is_served_only_where_that_is_asked_for() -> None:
+    def bound(name: str) -> set[str]:
+        return {
+            subject["name"]
+            for thing in installation(name)
+            if thing["kind"] == "RoleBinding" and thing["roleRef"]["name"] == "shipway-deployer"
+            for subject in thing["subjects"]
+        }
+
+    assert bound("production") == bound("dev") == {"shipway-deployer"}
+    assert bound("production+trigger-actions") == {"shipway-deployer", "shipway-trigger"}
+
+
+@pytest.mark.parametrize("name", ["mlflow", "trigger"])
+def test_production_spreads_its_servers(name: str) -> None:
+    spec = named(installation("production"), "Deployment", name)["spec"]
     assert spec["replicas"] > 1
     pod = spec["template"]["spec"]
     assert pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -138,6 +161,11 @@ def container(objects: list[Object], kind: str = "Deployment", name: str = "mlfl
 
 def pod(objects: list[Object], kind: str = "Deployment", name: str = "mlflow") -> Object:
     return named(objects, kind, name)["spec"]["template"]["spec"]
+
+
+def hooks(objects: list[Object]) -> Object:
+    path: Object = named(objects, "Ingress", "trigger")["spec"]["rules"][0]["http"]["paths"][0]
+    return path
 
 
 def role(objects: list[Object], name: str, **rule: Any) -> None:
@@ -292,19 +320,19 @@ BREAKS: dict[str, tuple[str, Callable[[list[Object]], object], str]] = {
         "rights",
         lambda o: role(
             o,
-            "shipway-trigger",
+            "shipway-pipeline",
             apiGroups=["serving.kserve.io"],
             resources=["inferenceservices"],
             verbs=["patch"],
         ),
-        "not only the deployer",
+        "others than deployers",
     ),
     "bound to more": (
         "rights",
         lambda o: named(o, "RoleBinding", "shipway-deployer")["subjects"].append(
             {"kind": "ServiceAccount", "name": "shipway-pipeline", "namespace": "shipway"}
         ),
-        "not only the deployer",
+        "others than deployers",
     ),
     "bound to nobody known": (
         "rights",
@@ -408,6 +436,45 @@ BREAKS: dict[str, tuple[str, Callable[[list[Object]], object], str]] = {
         lambda o: role(o, "shipway-pipeline", resources=["secrets"], resourceNames=["x"]),
         "no Secret x",
     ),
+    "no such certificate": (
+        "references",
+        lambda o: put(named(o, "Ingress", "trigger"), "spec", "tls", 0, "secretName", "x"),
+        "no Secret x",
+    ),
+    "host without TLS": (
+        "references",
+        lambda o: put(named(o, "Ingress", "trigger"), "spec", "rules", 0, "host", "plain.example.com"),
+        "plain.example.com without TLS",
+    ),
+    "every host": (
+        "references",
+        lambda o: put(named(o, "Ingress", "trigger"), "spec", "rules", 0, "host", None),
+        "any host without TLS",
+    ),
+    "no such backend": (
+        "references",
+        lambda o: put(hooks(o), "backend", "service", "name", "x"),
+        "no port {'name': 'http'} of a Service x",
+    ),
+    "no such backend's port": (
+        "references",
+        lambda o: put(hooks(o), "backend", "service", "port", "name", "web"),
+        "no port {'name': 'web'}",
+    ),
+    "all of the service": ("references", lambda o: put(hooks(o), "path", "/"), "is open to the outside"),
+    "default backend": (
+        "references",
+        lambda o: put(named(o, "Ingress", "trigger"), "spec", "defaultBackend", {"service": {"name": "trigger"}}),
+        "lets everything through",
+    ),
+    "receiver's secret": (
+        "references",
+        lambda o: put(
+            named(o, "AlertmanagerConfig", "shipway-trigger")["spec"]["receivers"][0]["webhookConfigs"][0],
+            *("httpConfig", "authorization", "credentials", "name", "x"),
+        ),
+        "no Secret x",
+    ),
     "budget for nobody": (
         "disruptions",
         lambda o: put(named(o, "PodDisruptionBudget", "mlflow"), "spec", "selector", {"matchLabels": {"app": "x"}}),
@@ -466,6 +533,6 @@ def test_a_malformed_quantity_is_refused(text: str) -> None:
 
 def test_no_file_of_ours_holds_a_secret_in_plain_text() -> None:
     # Of the sources, comments included: what a build drops is in the repository all the same.
-    for path in (path for path in ROOT.rglob("*") if path.is_file()):
+    for path in ROOT.rglob("*.yaml"):
         for document in yaml.safe_load_all(path.read_text()):
             assert not isinstance(document, dict) or document.get("kind") != "Secret", path

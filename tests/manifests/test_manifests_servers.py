@@ -83,7 +83,7 @@ def test_images_run_as_the_user_of_the_manifests() -> None:
     user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert user is not None
     expected = (int(user[1]), int(user[2]))
-    objects = installation("production+trigger+checkpoints")
+    objects = installation("production+checkpoints")
     for thing in objects:
         if thing["kind"] in {"Deployment", "Job"}:
             context = thing["spec"]["template"]["spec"]["securityContext"]

@@ -59,7 +59,8 @@ def test_an_images_lock_is_a_part_of_the_whole(image: str) -> None:
         ("trainer", ("google-cloud-aiplatform", "kubernetes", "typer", "pandera", "matplotlib", "pytest")),
         ("deployer", ("torch", "pandera", "typer", "uvloop", "matplotlib", "pytest")),
         ("server", ("torch", "kfp", "mlflow", "pandera", "google-cloud-aiplatform", "pytest")),
-        ("trigger", ("torch", "mlflow", "scikit-learn", "pytest")),
+        ("monitor", ("torch", "google-cloud-aiplatform", "kubernetes", "pandera", "matplotlib", "pytest")),
+        ("trigger", ("torch", "onnxruntime", "evidently", "matplotlib", "pytest")),
     ],
 )
 def test_an_image_carries_no_more_than_its_work_needs(image: str, absent: tuple[str, ...]) -> None:
@@ -91,6 +92,6 @@ def test_no_lock_names_a_host() -> None:
         assert "://" not in path.read_text(), path.name
 
 
-@pytest.mark.parametrize("image", ["components", "trainer", "deployer"])
+@pytest.mark.parametrize("image", ["components", "trainer", "deployer", "monitor"])
 def test_an_image_that_runs_steps_has_kfps_executor(image: str) -> None:
     assert locked(image)["kfp"] == WHOLE["kfp"]
