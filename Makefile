@@ -22,9 +22,9 @@ PROJECT ?= $(patsubst %/,%,$(dir $(SPEC)))
 REPOSITORY ?= shipway
 IMAGES := $(PYTHON) containers/images.py
 
-DEMO := pipelines/examples/flights/demo/demo.py
+DEMO := pipelines/examples/flights/demo
 
-.PHONY: help setup run demo-rollout test test-fast lint format compile images push bench-images bench-serve serve down lock clean
+.PHONY: help setup run demo-rollout demo-drift test test-fast lint format compile images push bench-images bench-serve bench-drift bench-predict bench-trigger serve down lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ run: $(READY) $(if $(filter docker,$(RUNNER)),images) ## train, judge, register 
 	@$(BIN)/shipway run $(SPEC) --runner $(RUNNER) --repository $(REPOSITORY) $(ARGS)
 
 demo-rollout: $(READY) ## roll a good version out under load, and three bad ones back; pages in build/demo-rollout
-	@$(BIN)/python $(DEMO)
+	@$(BIN)/python $(DEMO)/demo.py
+
+demo-drift: $(READY) ## a month that differs: monitoring finds it and one retraining follows, whatever is killed (build/demo-drift)
+	@$(BIN)/python $(DEMO)/drift.py
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST)
@@ -70,7 +73,7 @@ format: $(READY) ## put the code into the house's form
 	$(BIN)/ruff format .
 
 compile: $(READY) ## compile every example's pipelines to build/pipelines/EXAMPLE/ (ARGS=--target vertex ...)
-	@for spec in pipelines/examples/*/shipway.yaml; do for pipeline in training promotion rollback; do \
+	@for spec in pipelines/examples/*/shipway.yaml; do for pipeline in training promotion rollback inference monitoring; do \
 	  $(BIN)/shipway compile $$spec --pipeline $$pipeline $(ARGS) \
 	    --output build/pipelines/$$(basename $$(dirname $$spec))/$$pipeline.yaml || exit 1; done; done
 
@@ -98,6 +101,20 @@ bench-serve: $(READY) .bench/kserve/.ready .bench/package/MLmodel ## measure the
 	@$(BIN)/shipway run pipelines/examples/flights/shipway.yaml --state .bench/state --runs .bench/runs
 	@$(BIN)/shipway down --state .bench/state
 	@rm -rf .bench/package && cp -r "$$(find .bench/state/artifacts -path '*/train/model' -type d | head -1)" .bench/package
+
+bench-drift: $(READY) .bench/nannyml/.ready ## measure drift of 1M rows by 11 columns beside Evidently and NannyML (ROUNDS=3)
+	@$(BIN)/python tests/bench/drift.py --rounds $(or $(ROUNDS),3)
+
+.bench/nannyml/.ready: tests/bench/nannyml.txt | $(READY) $(if $(findstring .tools,$(UV)),.tools/bin/uv)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .bench/nannyml
+	@$(UV) pip sync --quiet --python .bench/nannyml/bin/python --compile-bytecode tests/bench/nannyml.txt
+	@touch $@
+
+bench-predict: $(READY) ## score 10 million rows beside mlflow.pyfunc over chunks of pandas: seconds and memory (ROWS=10000000 ROUNDS=3)
+	@$(BIN)/python tests/bench/predict.py --rows $(or $(ROWS),10000000) --rounds $(or $(ROUNDS),3)
+
+bench-trigger: $(READY) ## send 1,000 alerts a second to the trigger service for 30 s: latency, memory, what is in its store (RATE=1000 SECONDS=30)
+	@$(BIN)/python tests/bench/trigger.py --rate $(or $(RATE),1000) --seconds $(or $(SECONDS),30)
 
 serve: $(READY) ## serve the staged model of SPEC in the foreground (MODEL=name[@version])
 	$(BIN)/shipway serve $(or $(MODEL),$(shell sed -n 's/^name: *//p' $(SPEC)))

@@ -7,7 +7,7 @@ from shipway_pipelines.tasks import effect
 
 
 @dsl.pipeline(name="rollback", description="Puts the version before back into production.")
-def rollback(name: str, endpoint: str, reason: str = "", to: str = "") -> None:
+def rollback(name: str, endpoint: str, reason: str = "", to: str = "", notify: str = "") -> None:
     """Takes production's traffic back; a rollout that is under way ends with it.
 
     Args:
@@ -15,7 +15,11 @@ def rollback(name: str, endpoint: str, reason: str = "", to: str = "") -> None:
         endpoint: Where the model is served: the settings of an endpoint, as JSON.
         reason: Why, for the record.
         to: The version to go back to, by number or alias; empty for the one before.
+        notify: Whom to tell of it: the spec's section notify, as JSON.
     """
-    outcome = effect(components.report(name=name))
+    outcome = effect(components.report(name=name, notify=notify))
     with dsl.ExitHandler(outcome, name="run"):
-        effect(components.rollback(name=name, endpoint=endpoint, reason=reason, to=to), retried=True)
+        effect(
+            components.rollback(name=name, endpoint=endpoint, reason=reason, to=to, notify=notify),
+            retried=True,
+        )

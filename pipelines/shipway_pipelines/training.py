@@ -21,6 +21,7 @@ def training(
     source: str = "",
     fingerprint: str = "",
     endpoint: str = "",
+    notify: str = "",
 ) -> None:
     """Trains a model, and registers and stages it when its gates hold.
 
@@ -39,8 +40,9 @@ def training(
         fingerprint: What the source held when the run was submitted; a change makes ingest run again.
         endpoint: Where the registered model is staged and smoke-tested: the settings of an endpoint, as JSON. Empty:
             nowhere, the run ends when the model is registered.
+        notify: Whom to tell when the run is rejected or fails: the spec's notify section, as JSON.
     """
-    outcome = effect(components.report(name=name))
+    outcome = effect(components.report(name=name, notify=notify))
     with dsl.ExitHandler(outcome, name="run"):
         rows = pure(components.ingest(data=data, source=source, fingerprint=fingerprint))
         validation = pure(components.validate(dataset=rows.outputs["dataset"], data_schema=data_schema))

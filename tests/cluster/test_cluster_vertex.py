@@ -15,7 +15,7 @@ import pytest
 from shipway.endpoints.vertex_client import Vertex
 from shipway.lineage.project import PROJECT_VARIABLE
 from shipway.platforms import vertex
-from shipway.platforms.arguments import pipeline_arguments
+from shipway.platforms.arguments import training_arguments
 from shipway.platforms.compile import compile_pipeline
 from shipway.platforms.submission import Submission
 from shipway.spec import load_spec
@@ -41,7 +41,7 @@ def submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submission:
     path = tmp_path / "pipeline.yaml"
     compile_pipeline("training", spec, path, target="vertex")
     key = f"test-{uuid.uuid4().hex[:12]}"
-    return Submission(spec, "training", path.read_text(), "test", pipeline_arguments(spec), key)
+    return Submission(spec, "training", path.read_text(), "test", training_arguments(spec), key)
 
 
 @pytest.fixture

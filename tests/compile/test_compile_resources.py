@@ -33,7 +33,9 @@ KUBERNETES_ONLY = [
     "kubeflow.deadline=12h",
     "kubeflow.ttl=7d",
 ]
-STEPS = [step for step in get_args(Step) if step not in ("candidate", "approval", "rollout", "rollback")]
+# Those of the training pipeline.
+_ELSEWHERE = ("candidate", "approval", "rollout", "rollback", "resolve", "screen", "predict", "gather")
+STEPS = [step for step in get_args(Step) if step not in (*_ELSEWHERE, "observe", "monitor", "notify")]
 # These belong to the run or to the API's address, and to neither document.
 OF_THE_RUN = ["kubeflow.service_account=runner", "kubeflow.namespace=team", "kubeflow.experiment=birds"]
 

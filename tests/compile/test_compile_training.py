@@ -8,7 +8,7 @@ import yaml
 
 from shipway.errors import InputError
 from shipway.lineage.project import PROJECT_VARIABLE
-from shipway.platforms.arguments import pipeline_arguments
+from shipway.platforms.arguments import training_arguments
 from shipway.platforms.compile import Images, compile_pipeline
 from shipway.platforms.local import step_names
 from shipway.spec import ModelSpec, load_spec
@@ -48,7 +48,7 @@ def test_kfp_reads_it_back_and_knows_every_step(compiled: Path, spec: ModelSpec)
 
 def test_the_sections_are_the_parameters_defaults(compiled: Path, spec: ModelSpec) -> None:
     parameters = documents(compiled)[0]["root"]["inputDefinitions"]["parameters"]
-    wanted = pipeline_arguments(spec)
+    wanted = training_arguments(spec)
     assert {name: parameters[name]["defaultValue"] for name in wanted} == wanted
     assert all(parameters[name]["isOptional"] for name in ("source", "fingerprint"))
     assert all("description" in parameter for parameter in parameters.values())

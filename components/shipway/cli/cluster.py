@@ -70,7 +70,13 @@ def submit(
 def create(
     spec: SpecArgument,
     target: TargetOption,
-    cron: Annotated[str, typer.Option(help='When: "minute hour day-of-month month day-of-week", as "0 3 * * *".')],
+    cron: Annotated[
+        str,
+        typer.Option(
+            help='When: "minute hour day-of-month month day-of-week", as "0 3 * * *"; default: inference.schedule, '
+            "monitor.schedule."
+        ),
+    ] = "",
     name: NameOption = "",
     pipeline: PipelineOption = "training",
     parameter: ParameterOption = None,
@@ -97,7 +103,7 @@ def create(
     made = platform.create_schedule(
         submission,
         name=name or submission.pipeline,
-        cron=cron,
+        cron=cron or _own_cron(submission),
         timezone=timezone,
         max_concurrency=max_concurrency,
         catch_up=catch_up,
@@ -193,6 +199,14 @@ def _prepare(
         pipeline=pipeline,
         given=given_parameters(find_pipeline(pipeline), parameter or []),
     )
+
+
+def _own_cron(submission: "Submission") -> str:
+    from shipway.platforms.pipelines import find_pipeline
+
+    if not (cron := find_pipeline(submission.kind).schedule(submission.spec)):
+        raise InputError(f'--cron: when? The spec has no schedule of pipeline {submission.kind}; as "0 3 * * *"')
+    return cron
 
 
 def _warn(platform: Any, submission: "Submission") -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from shipway import __version__
-from shipway.cli import cluster, promotion
+from shipway.cli import cluster, promotion, trigger
 from shipway.cli.options import (
     ImagesOption,
     ParameterOption,
@@ -26,7 +26,7 @@ from shipway.errors import InputError, ShipwayError
 
 app = typer.Typer(
     help="Continuous training and delivery of models. "
-    "Exit codes: 0 shipped, 2 bad input or spec, 3 rejected, 1 anything else.",
+    "Exit codes: 0 done, 2 bad input or spec, 3 rejected, 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +38,7 @@ app.add_typer(spec_app, name="spec")
 app.add_typer(models_app, name="models")
 app.add_typer(cluster.schedule_app, name="schedule")
 app.add_typer(promotion.rollout_app, name="rollout")
+app.add_typer(trigger.trigger_app, name="trigger")
 app.command()(cluster.submit)
 app.command()(promotion.approve)
 app.command()(promotion.promote)
@@ -50,8 +51,11 @@ def run(
     pipeline: PipelineOption = "training",
     parameter: ParameterOption = None,
     runner: Annotated[str, typer.Option(help="subprocess or docker: what each step runs in.")] = "subprocess",
-    data: Annotated[str, typer.Option(help="Training: URI or glob of the rows, instead of the spec's.")] = "",
+    data: Annotated[
+        str, typer.Option(help="Training, inference: URI or glob of the rows, instead of the spec's.")
+    ] = "",
     setting: SettingOption = None,
+    key: Annotated[str, typer.Option(help="Idempotency key: the same again finds this run, or goes on with it.")] = "",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder that gets a folder a run.")] = Path("runs"),
     state: StateOption = Path(".shipway"),
@@ -74,6 +78,7 @@ def run(
         given=given_parameters(find_pipeline(pipeline), parameter or []),
         source=data,
         settings=setting or [],
+        key=key,
         cache=not no_cache,
         runs=runs,
         state=state,
@@ -113,7 +118,7 @@ def compile_(
     path = output or Path("build/pipelines") / loaded.name / f"{pipeline}.yaml"
     compile_pipeline(pipeline, loaded, path, names, target="vertex" if target == "vertex" else "kubeflow", given=given)
     typer.echo(f"wrote {path}")
-    notes = endpoint_notes(pipeline, loaded) if chosen.needs_endpoint else []
+    notes = endpoint_notes(pipeline, loaded) if chosen.endpoint == "needed" else []
     if target == "vertex":
         from shipway.platforms.vertex_job import warnings
 
@@ -125,11 +130,14 @@ def compile_(
 @spec_app.command(name="check")
 def check(spec: SpecArgument, setting: SettingOption = None) -> None:
     """Check a spec and the files it names, without running anything."""
-    from shipway.platforms.arguments import check_columns, pipeline_arguments
+    from shipway.platforms.arguments import check_columns, model_arguments
+    from shipway.platforms.pipelines import PIPELINES
 
     loaded = load_project(spec, setting)
-    pipeline_arguments(loaded)
+    model_arguments(loaded)
     check_columns(loaded, spec)
+    for pipeline in PIPELINES.values():
+        pipeline.schedule(loaded)
     typer.echo(f"{spec}: ok ({loaded.name}, {loaded.task}, trainer {loaded.train.trainer}, {len(loaded.gates)} gates)")
 
 

@@ -18,13 +18,16 @@ StateOption = Annotated[
 ]
 RepositoryOption = Annotated[str, typer.Option(help="What stands before an image's name.")]
 TagOption = Annotated[str, typer.Option(help="The images' tag.")]
-PipelineOption = Annotated[str, typer.Option("--pipeline", help="training, promotion or rollback.")]
+PipelineOption = Annotated[
+    str, typer.Option("--pipeline", help="training, promotion, rollback, inference or monitoring.")
+]
 ParameterOption = Annotated[
     list[str] | None,
     typer.Option(
         "--parameter",
         metavar="NAME=VALUE",
-        help="A parameter of the pipeline: version, override (promotion), reason, to (rollback).",
+        help="A parameter of the pipeline: version, override (promotion), reason, to (rollback), version (inference), "
+        "version, predictions, until (monitoring).",
     ),
 ]
 ImagesOption = Annotated[Path | None, typer.Option(help="JSON of image -> full name with digest.")]

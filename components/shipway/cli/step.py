@@ -60,7 +60,8 @@ def _run(stage: Stage, given: dict[str, Any]) -> int:
     from shipway.platforms.steps import run_stage, shown
 
     own = {option.name: given[option.name] for option in stage.options if given[option.name] is not None}
-    artifacts = {option.name: own.pop(option.name) for option in stage.options if option.kind == "artifact"}
+    given_places = {option.name: own.pop(option.name) for option in stage.options if option.kind == "artifact"}
+    artifacts = {name: places if isinstance(places, list) else [places] for name, places in given_places.items()}
     values = parameters(stage, own, given["spec"], given["set"])
     results = run_stage(stage, artifacts, values, given["out"])
     if given["result"]:
@@ -100,6 +101,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
             dest=option.name,
             metavar="PATH" if artifact else _metavar(option),
             required=artifact,
+            action="append" if option.many else "store",
             help=_help(option).replace("%", "%%"),
         )
     parser.add_argument("--out", metavar="DIR", required=True, help="Folder or URI that gets the outputs.")
@@ -121,7 +123,8 @@ def _metavar(option: Option) -> str:
 
 def _help(option: Option) -> str:
     given = option.default not in (None, "")
-    return f"{option.help}{f' Default: {option.default}.' if given else ''}"
+    again = " Once for each, in their order." if option.many else ""
+    return f"{option.help}{again}{f' Default: {option.default}.' if given else ''}"
 
 
 def _outputs(stage: Stage) -> str:

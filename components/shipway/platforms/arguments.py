@@ -1,4 +1,4 @@
-"""From a spec to the parameters of the training pipeline."""
+"""From a spec to the parameters of each pipeline."""
 
 import difflib
 from pathlib import Path
@@ -8,9 +8,12 @@ from shipway.lineage.digests import digest_file, digest_json
 from shipway.lineage.project import import_digest, project_file
 from shipway.spec import ColumnSplit, HashSplit, ModelSpec, TimeSplit, TorchTrain, dump_section
 
+# A pipeline's parameter: text, mostly a section as JSON, or what a `ParallelFor` goes over.
+Argument = str | list[str]
 
-def pipeline_arguments(spec: ModelSpec) -> dict[str, str]:
-    """Returns the training pipeline's parameters for a spec; `source` and `fingerprint` are left at their defaults.
+
+def model_arguments(spec: ModelSpec) -> dict[str, str]:
+    """Returns the parameters that decide what a model becomes, and `spec_digest`, which stands for all of them.
 
     A section that names the user's files carries the digest of their contents.
 
@@ -31,6 +34,51 @@ def pipeline_arguments(spec: ModelSpec) -> dict[str, str]:
     return {**arguments, "spec_digest": digest_json(arguments)}
 
 
+def training_arguments(spec: ModelSpec) -> dict[str, Argument]:
+    """Returns the training pipeline's parameters for a spec; see `model_arguments`."""
+    return {**model_arguments(spec), "notify": dump_section(spec.notify)}
+
+
+def promotion_arguments(spec: ModelSpec) -> dict[str, Argument]:
+    """Returns the promotion pipeline's parameters for a spec."""
+    return {"name": spec.name, "rollout": dump_section(spec.rollout), "notify": dump_section(spec.notify)}
+
+
+def rollback_arguments(spec: ModelSpec) -> dict[str, Argument]:
+    """Returns the rollback pipeline's parameters for a spec."""
+    return {"name": spec.name, "notify": dump_section(spec.notify)}
+
+
+def inference_arguments(spec: ModelSpec) -> dict[str, Argument]:
+    """Returns the inference pipeline's parameters for a spec; `source` and `fingerprint` are left at their defaults.
+
+    Raises:
+        InputError: A file that the spec names does not exist.
+    """
+    shared = model_arguments(spec)
+    count = spec.inference.partitions
+    return {
+        **{name: shared[name] for name in ("name", "data", "data_schema", "evaluate")},
+        "inference": dump_section(spec.inference),
+        # Text, as numbers in a list reach a step as 1.0.
+        "partitions": [f"{index}/{count}" for index in range(count)],
+        "version": spec.inference.version,
+        "notify": dump_section(spec.notify),
+    }
+
+
+def monitoring_arguments(spec: ModelSpec) -> dict[str, Argument]:
+    """Returns the monitoring pipeline's parameters for a spec."""
+    return {
+        "name": spec.name,
+        "data": dump_section(spec.data),
+        "evaluate": dump_section(spec.evaluate),
+        "monitor": dump_section(spec.monitor),
+        "predictions": spec.monitor.predictions or "",
+        "notify": dump_section(spec.notify),
+    }
+
+
 def check_columns(spec: ModelSpec, spec_path: Path) -> None:
     """Checks that every column the spec names is in the schema.
 
@@ -46,6 +94,10 @@ def check_columns(spec: ModelSpec, spec_path: Path) -> None:
     named += [("features.drop", name) for name in spec.features.drop]
     named += [("evaluate.slices", name) for name in spec.evaluate.slices]
     named += [("schema.nulls", name) for name in spec.data_schema.nulls]
+    named += [("inference.columns", name) for name in spec.inference.columns]
+    named += [("inference.slices", name) for name in spec.inference.slices]
+    named += [("monitor.columns", name) for name in spec.monitor.columns]
+    named += [("monitor.ignore", name) for name in spec.monitor.ignore]
     if spec.data.time:
         named.append(("data.time", spec.data.time))
     match spec.split:

@@ -13,6 +13,7 @@ from shipway import __version__
 from shipway.component import IMAGES, image_name
 from shipway.errors import InputError
 from shipway.lineage.files import write_text
+from shipway.platforms.arguments import Argument
 from shipway.platforms.kubernetes import run_settings, use_on_kubernetes
 from shipway.platforms.machines import use_on_kubeflow, use_on_vertex
 from shipway.platforms.pipelines import Target, find_pipeline, parameters
@@ -85,7 +86,7 @@ def compile_pipeline(
     target: Target = "kubeflow",
     fresh_data: bool = False,
     given: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> dict[str, Argument]:
     """Compiles a pipeline for a spec to a YAML file.
 
     The spec's sections become the parameters' defaults, so that the file runs as it is from a UI or a schedule. What
@@ -135,7 +136,7 @@ def compile_pipeline(
     return arguments
 
 
-def _written(compiler: Any, pipeline: Any, name: str, parameters: dict[str, str], path: Path) -> str:
+def _written(compiler: Any, pipeline: Any, name: str, parameters: Mapping[str, Argument], path: Path) -> str:
     """Returns the compiled text, in the form that the path's ending names."""
     if path.suffix == ".json" and pipeline.platform_spec.platforms:
         raise InputError(
@@ -146,7 +147,7 @@ def _written(compiler: Any, pipeline: Any, name: str, parameters: dict[str, str]
         # kfp calls JSON deprecated; as a guard against a second document it serves.
         warnings.simplefilter("ignore", DeprecationWarning)
         draft = Path(folder) / f"pipeline{path.suffix}"
-        compiler.compile(pipeline, str(draft), pipeline_name=name, pipeline_parameters=parameters)
+        compiler.compile(pipeline, str(draft), pipeline_name=name, pipeline_parameters=dict(parameters))
         return draft.read_text()
 
 
@@ -166,7 +167,7 @@ class _Settings:
             task.set_caching_options(False)
         if self.target == "kubeflow":
             use_on_kubeflow(task, resources)
-            use_on_kubernetes(task, step.name, resources, self.spec.kubeflow)
+            use_on_kubernetes(task, step.name, resources, self.spec.kubeflow, self.spec.notify)
             self._retry(task, step.retried or bool(resources.spot), self.spec.kubeflow.retries)
         elif self.target == "vertex":
             use_on_vertex(task, step.name, resources)

@@ -77,6 +77,9 @@ class Display:
             console.print(f"model      {model.name} version {model.version}{new}, {model.digest}")
         for line in summary.reason:
             console.print(Text(f"reason     {line}", style="red"))
+        if summary.outcome == "checked":
+            colour = "green" if summary.decision == "ok" else "yellow"
+            console.print(Text.assemble("decision   ", (summary.decision or "none", colour)))
         for rule in summary.gates:
             mark = Text("passed", "green") if rule.passed else Text("FAILED", "red")
             value = "nothing measured" if rule.value is None else f"{rule.value:.4f}"
@@ -151,5 +154,23 @@ def _promotion_notes(name: str, facts: Mapping[str, Any]) -> list[str]:
             return [f"by {facts['approved_by']}" if facts.get("approved_by") else "none needed"]
         case "rollout" | "rollback":
             return [str(facts.get("outcome", "")).replace("_", " "), f"version {facts.get('version', '')}"]
+        case _:
+            return _watching_notes(name, facts)
+
+
+def _watching_notes(name: str, facts: Mapping[str, Any]) -> list[str]:
+    match name:
+        case "resolve":
+            return [f"version {facts.get('version', '')}"]
+        case "screen" | "predict" | "gather" | "observe":
+            return [
+                f"{facts[key]:,} {key.replace('_', ' ')}"
+                for key in ("rows", "predicted", "quarantined", "parts_found")
+                if facts.get(key)
+            ]
+        case "monitor":
+            return [str(facts.get("decision", "")), *map(str, (facts.get("reasons") or [])[:1])]
+        case "notify":
+            return [str(facts.get("kind", ""))]
         case _:
             return []

@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ from shipway.lineage.digests import digest_file
 from shipway.lineage.project import PROJECT_VARIABLE, RUN_FOLDER_VARIABLE, RUN_VARIABLE, STATE_VARIABLE
 from shipway.lineage.tracking import URI_VARIABLE
 from shipway.platforms.compile import SERVER_IMAGE, Images
-from shipway.spec.resources import DEPLOYERS
+from shipway.spec.resources import DEPLOYERS, TELLERS
 
 if TYPE_CHECKING:
     import docker
@@ -47,9 +47,9 @@ _FUNCTION = "--function_to_execute"
 _EXECUTOR_INPUT = "--executor_input"
 # Steps that keep something outside their outputs, below the state folder.
 # Those of them that talk to the served model may have to start or end its server.
-_KEEPERS = {"train", "champion", "register", "candidate", "approval", *DEPLOYERS}
+_KEEPERS = {"train", "champion", "register", "candidate", "resolve", "predict", "monitor", *TELLERS, *DEPLOYERS}
 # Steps that talk to MLflow, or fetch what it names.
-_TRACKERS = {"train", "champion", "evaluate", "register", "candidate", "approval"}
+_TRACKERS = {"train", "champion", "evaluate", "register", "candidate", "approval", "resolve", "predict", "gather"}
 _BASIC_VARIABLES = (
     *(PROJECT_VARIABLE, STATE_VARIABLE, RUN_VARIABLE, RUN_FOLDER_VARIABLE),
     *("SHIPWAY_GIT_SHA", "SHIPWAY_OIDC_ISSUER"),
@@ -76,6 +76,9 @@ class Sandbox:
         launcher: The socket on which servers can be asked for.
         data: URI or path of the rows; None when code of the user's brings them.
         pipeline: Which pipeline runs.
+        reads: Step -> URIs or paths of what else it reads.
+        writes: Step -> URIs or paths of the folders, besides its outputs, that it writes to.
+        secrets: Variables with the addresses of the people and services that are told; those that tell get them.
     """
 
     project: Path
@@ -84,6 +87,9 @@ class Sandbox:
     launcher: Path
     data: str | None
     pipeline: str = "training"
+    reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    writes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -103,11 +109,20 @@ class Sandbox:
     @property
     def local_data(self) -> Path | None:
         """The file or folder of this machine that ingest reads, for a glob the folder above its first sign."""
-        if self.data is None or "://" in self.data:
-            return None
-        path = self.project / self.data
-        parts = list(itertools.takewhile(lambda part: not any(sign in part for sign in "*?["), path.parts))
-        return Path(*parts)
+        return None if self.data is None or "://" in self.data else self.place(self.data)
+
+    def place(self, path: str) -> Path:
+        """Returns the file or folder that a path of a spec names, for a glob the folder above its first sign."""
+        parts = (self.project / path).parts
+        return Path(*itertools.takewhile(lambda part: not any(sign in part for sign in "*?["), parts))
+
+    def elsewhere(self, stage: str) -> list[str]:
+        """Returns the URIs, of what a step reads or writes, that are not on this machine."""
+        return [uri for uri in (*self.reads.get(stage, ()), *self.writes.get(stage, ())) if "://" in uri]
+
+    def here(self, uris: Sequence[str]) -> list[Path]:
+        """Returns the places of this machine among some URIs and paths."""
+        return [self.place(uri) for uri in uris if "://" not in uri]
 
 
 def check_images(images: Images, project: Path) -> Images:
@@ -256,11 +271,13 @@ def output_folder(command: Sequence[str]) -> Path:
 
 def _mounts(stage: str, command: Sequence[str], scratch: Path, sandbox: Sandbox) -> list[Any]:
     own = output_folder(command)
-    own.mkdir(parents=True, exist_ok=True)
     readable = [sandbox.project, sandbox.run]
     if stage == "ingest" and sandbox.local_data is not None:
         readable.append(sandbox.local_data)
-    writable = [own]
+    readable += [place for place in sandbox.here(sandbox.reads.get(stage, ())) if place.exists()]
+    writable = [own, *sandbox.here(sandbox.writes.get(stage, ()))]
+    for place in writable:
+        place.mkdir(parents=True, exist_ok=True)
     if stage in _KEEPERS:
         writable.append(sandbox.state)
     else:
@@ -287,6 +304,8 @@ def _has_network(stage: str, sandbox: Sandbox) -> bool:
         return True
     if stage == "ingest":
         return sandbox.remote_data
+    if sandbox.elsewhere(stage) or (stage in TELLERS and sandbox.secrets):
+        return True
     return stage in _TRACKERS and bool(os.environ.get(URI_VARIABLE))
 
 
@@ -294,6 +313,8 @@ def _variables(stage: str, sandbox: Sandbox) -> dict[str, str]:
     found = {name: os.environ[name] for name in _BASIC_VARIABLES if name in os.environ}
     if _has_network(stage, sandbox):
         found |= {name: value for name, value in os.environ.items() if name.startswith(_REMOTE_PREFIXES)}
+    if stage in TELLERS:
+        found |= {name: os.environ[name] for name in sandbox.secrets if name in os.environ}
     if stage in DEPLOYERS:
         found[LAUNCHER_VARIABLE] = str(sandbox.launcher)
     return found

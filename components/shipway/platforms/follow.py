@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from shipway.endpoints.client import UnreachableError
@@ -100,8 +100,8 @@ def follow(
         clock: The clock, in seconds.
 
     Returns:
-        An exit code: 0 when the pipeline did what it is for (registered, promoted, rolled back), 3 when data or model
-        were rejected, as far as the platform tells, 1 when the run failed.
+        An exit code: 0 when the pipeline did what it is for (registered, promoted, rolled back, scored, checked), 3
+        when data or model were rejected, as far as the platform tells, 1 when the run failed.
 
     Raises:
         ShipwayError: The run did not end in time, is gone, or the platform cannot be asked.
@@ -124,7 +124,7 @@ def follow(
                 ) from error
             _pause(run, started, timeout_seconds, poll_seconds, sleep, clock)
             continue
-        steps = {step.name: step for step in status.steps}
+        steps = _by_name(status.steps)
         for name in names:
             step = steps.get(name)
             if step is None or shown.get(name) in _ENDED:
@@ -140,6 +140,25 @@ def follow(
         if status.state in ("succeeded", "failed", "cancelled"):
             return _ended(run, names, status, steps, display)
         _pause(run, started, timeout_seconds, poll_seconds, sleep, clock)
+
+
+def _by_name(found: Sequence[RemoteStep]) -> dict[str, RemoteStep]:
+    """Returns the steps by name; one of a loop is there several times, and becomes one that fails with any of them."""
+    passes: dict[str, list[RemoteStep]] = {}
+    for step in found:
+        passes.setdefault(step.name, []).append(step)
+    return {name: steps[0] if len(steps) == 1 else _joined(steps) for name, steps in passes.items()}
+
+
+def _joined(steps: Sequence[RemoteStep]) -> RemoteStep:
+    under_way = [step for step in steps if step.state not in _ENDED]
+    failed = [step for step in steps if step.state in ("failed", "cancelled")]
+    # While others go on, those that failed are not told of: each step is shown once, when it has ended.
+    chosen = (under_way or failed or list(steps))[0]
+    if under_way and any(step.state != "pending" for step in steps):
+        chosen = replace(chosen, state="running")
+    seconds = max(step.seconds for step in steps)
+    return replace(chosen, seconds=seconds, cached=all(step.cached for step in steps))
 
 
 def _pause(
@@ -176,8 +195,9 @@ def _ended(
         display.say(f"run {run.name} ended: {why}; the reports are at {run.link}", "red")
         return 3
     if refused:
+        what = "rows" if refused[0] == "screen" else "version"
         display.say(
-            f"run {run.name} ended: {refused[0]} refused the version; why is in its log and at {run.link}", "red"
+            f"run {run.name} ended: {refused[0]} refused the {what}; why is in its log and at {run.link}", "red"
         )
         return 3
     if status.state == "succeeded":

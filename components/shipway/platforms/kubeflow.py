@@ -1,7 +1,7 @@
 """Submits pipelines to Kubeflow, asks for their runs, and keeps their schedules."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from shipway.platforms.kubeflow_server import (
     ensure,
     experiment,
     experiment_name,
+    find_experiment,
     identified,
     named,
     seconds_between,
@@ -37,6 +38,7 @@ __all__ = [
     "KubeflowRun",
     "create_schedule",
     "delete_schedule",
+    "find",
     "list_schedules",
     "pause_schedule",
     "resume_schedule",
@@ -97,7 +99,7 @@ class KubeflowRun:
         details = (run.run_details.task_details if run.run_details else None) or []
         return RemoteStatus(
             _RUN_STATES.get(str(run.state), "pending"),
-            [step for name in self._steps if (step := _step(name, details)) is not None],
+            [step for name in self._steps for step in _passes(name, list(details))],
             _message(run),
         )
 
@@ -148,8 +150,20 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Kubef
     first, *later = runs
     for run in later:
         _end(server, run)
-    link = f"{server.link}/#/runs/details/{first.run_id}"
-    return KubeflowRun(name, link, made, str(first.run_id), server, submission)
+    return _run(server, submission, first, made)
+
+
+def find(submission: Submission) -> KubeflowRun | None:
+    """Finds a submission's run; starts nothing.
+
+    Raises:
+        InputError: No Kubeflow is known, or a setting is wrong.
+        ShipwayError: The server does not answer, or refuses.
+    """
+    server = connect(submission.spec.kubeflow)
+    held_by = find_experiment(server, experiment_name(submission.spec))
+    runs = _runs(server, held_by, submission.run_name) if held_by else []
+    return _run(server, submission, runs[0], made=False) if runs else None
 
 
 def warnings(spec: ModelSpec, pipeline: str = "training") -> list[str]:
@@ -164,6 +178,11 @@ def warnings(spec: ModelSpec, pipeline: str = "training") -> list[str]:
             "a registry on a step's own disk would be gone when the step ends",
         )
     return lines
+
+
+def _run(server: Server, submission: Submission, run: Any, made: bool) -> KubeflowRun:
+    link = f"{server.link}/#/runs/details/{run.run_id}"
+    return KubeflowRun(submission.run_name, link, made, str(run.run_id), server, submission)
 
 
 def _runs(server: Server, held_by: str, name: str) -> list[Any]:
@@ -186,10 +205,23 @@ def _end(server: Server, run: Any) -> None:
         )
 
 
-def _step(name: str, details: Iterable[Any]) -> RemoteStep | None:
-    """Returns a step as its tasks tell: KFP has one for the step, one that prepares it, and more inside."""
-    tasks = list(details)
-    own = [task for task in tasks if task.display_name == name]
+def _passes(name: str, tasks: Sequence[Any]) -> list[RemoteStep]:
+    """Returns a step as its tasks tell; one of a loop is there once for each time around, below a task of its own."""
+    parents = {
+        _node(child.pod_name or child.task_id): str(task.task_id or task.pod_name)
+        for task in tasks
+        for child in task.child_tasks or []
+    }
+    own: dict[str, list[Any]] = {}
+    for task in tasks:
+        if task.display_name == name:
+            own.setdefault(parents.get(_node(task.pod_name or task.task_id), ""), []).append(task)
+    found = [_step(name, tries, tasks) for tries in own.values() or [[]]]
+    return [step for step in found if step is not None]
+
+
+def _step(name: str, own: Sequence[Any], tasks: Sequence[Any]) -> RemoteStep | None:
+    """Returns a step: KFP has a task for it, one that prepares it, and more inside."""
     if not own:
         driver = next((task for task in tasks if task.display_name == f"{name}-driver"), None)
         state = _STEP_STATES.get(str(driver.state), "pending") if driver is not None else "pending"

@@ -5,7 +5,8 @@ None of these calls changes the first document, which Vertex AI and the local ru
 
 from typing import TYPE_CHECKING, Any
 
-from shipway.spec.resources import KubeflowSection, StageResources, duration_seconds
+from shipway.spec.resources import TELLERS, KubeflowSection, StageResources, duration_seconds
+from shipway.spec.watch import NotifySection
 
 if TYPE_CHECKING:
     from kfp import dsl
@@ -24,7 +25,9 @@ _SPOT_LABELS = {
 }
 
 
-def use_on_kubernetes(task: Any, step: str, resources: StageResources, section: KubeflowSection) -> None:
+def use_on_kubernetes(
+    task: Any, step: str, resources: StageResources, section: KubeflowSection, notify: NotifySection
+) -> None:
     """Gives a step what the spec asks of Kubernetes for it.
 
     Args:
@@ -32,6 +35,7 @@ def use_on_kubernetes(task: Any, step: str, resources: StageResources, section: 
         step: The step's name, by which secrets choose.
         resources: What the step gets.
         section: The spec's section `kubeflow`.
+        notify: The spec's section `notify`.
     """
     from kfp import kubernetes
 
@@ -45,6 +49,11 @@ def use_on_kubernetes(task: Any, step: str, resources: StageResources, section: 
     for entry in section.secrets:
         if not entry.stages or step in entry.stages:
             kubernetes.use_secret_as_env(task, entry.secret, {entry.key: entry.variable})
+    if notify.secret and step in TELLERS:
+        given = {entry.variable for entry in section.secrets if not entry.stages or step in entry.stages}
+        wanted = {name: name for name in notify.variables if name not in given}
+        # Optional: a key that is missing leaves a receiver untold, it does not keep the step from running.
+        kubernetes.use_secret_as_env(task, notify.secret, wanted, optional=True)
     if section.config_map:
         # Without the registry's address a step would register in a file of its own that is gone with its pod; so a map
         # that is missing, or lacks it, keeps the pod from starting.

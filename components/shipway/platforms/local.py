@@ -1,18 +1,17 @@
 """Runs a compiled pipeline on this machine, each step a process of its own."""
 
+import builtins
 import contextlib
 import datetime as dt
 import fcntl
-import json
 import logging
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -20,20 +19,21 @@ from shipway.errors import InputError, ShipwayError
 from shipway.lineage.files import write_json
 from shipway.lineage.git import git_sha
 from shipway.lineage.project import PROJECT_VARIABLE, RUN_FOLDER_VARIABLE, RUN_VARIABLE, STATE_VARIABLE
-from shipway.lineage.steps import LIFELINE_FILE, RECORD_FILE, StepRecord, read_record
-from shipway.platforms.arguments import check_columns, pipeline_arguments
+from shipway.lineage.steps import LIFELINE_FILE
+from shipway.platforms.arguments import Argument, check_columns, model_arguments
 from shipway.platforms.compile import Images, compile_pipeline
 from shipway.platforms.display import Display
 from shipway.platforms.docker import Sandbox, check_images, containers
-from shipway.platforms.events import Event, EventStream
+from shipway.platforms.events import EventStream
+from shipway.platforms.local_keys import ended_run, keyed_id, only_of_its_key
+from shipway.platforms.local_watch import Watch
 from shipway.platforms.pipelines import Pipeline, find_pipeline, parameters
 from shipway.report.run import write_report
-from shipway.report.summary import RUN_FILE, SUMMARY_FILE, RunInfo, StepState, Summary, write_steps
+from shipway.report.summary import RUN_FILE, SUMMARY_FILE, RunInfo, Summary, write_steps
 from shipway.spec import ModelSpec, load_spec
 
 LOG_FILE = "run.log"
 LATEST = "latest"
-_EXIT_HANDLER = "report"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class RunOptions:
         given: Values of the parameters that a person gives it, as a promotion's version.
         source: URI of the rows instead of the spec's, or ""; for a pipeline that reads rows.
         settings: Overrides of the spec as `train.lr=0.01`.
+        key: Makes the run one that is found again: it is run once, however often it is asked for; "" for a new run.
         cache: Whether steps may be taken from the cache.
         runs: Folder that holds a folder a run.
         state: Folder of what outlives a run: cache, artifacts, registry, checkpoints, endpoints.
@@ -59,6 +60,7 @@ class RunOptions:
     given: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     settings: Sequence[str] = ()
+    key: str = ""
     cache: bool = True
     runs: Path = Path("runs")
     state: Path = Path(".shipway")
@@ -71,6 +73,9 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
     Only one run of a pipeline at a time uses a state folder; a second one waits. A rollback waits for nothing. A killed
     run leaves nothing that hinders the next: its finished steps are in the cache, its training goes on from the last
     checkpoint, its rollout from what the endpoint has.
+
+    With a key the run has one folder, whoever asks for it and how often: one that has ended is told of and not run
+    again, one that goes on is waited for, and one that was killed goes on in its folder.
 
     Args:
         options: What to run.
@@ -88,16 +93,20 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
     project = options.spec.absolute().parent
     os.environ[PROJECT_VARIABLE] = str(project)
     os.environ[STATE_VARIABLE] = str(options.state.absolute())
+    run_id = keyed_id(spec.name, pipeline.name, options.key) if options.key else _new_run_id(spec.name)
+    folder = (options.runs / run_id).absolute()
+    if (found := _found(options, folder, show)) is not None:
+        return found
     parameters(pipeline, spec, "local", "")
     taken_in = _taken_in(pipeline, spec, options)
     _writable(options.state)
     _writable(options.runs)
     # By id, so that a cached step is taken again only while its image is the same.
     images = check_images(options.images, project) if options.runner == "docker" else None
-    with show, _only_run(options.state, pipeline, show):
-        run_id = _new_run_id(spec.name)
-        folder = (options.runs / run_id).absolute()
-        folder.mkdir()
+    with show, _only_asked(options, run_id, show), _only_run(options.state, pipeline, show):
+        if (found := _found(options, folder, show)) is not None:
+            return found
+        folder.mkdir(exist_ok=bool(options.key))
         info = RunInfo(
             run_id=run_id,
             name=spec.name,
@@ -106,7 +115,7 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
             started=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
             runner=options.runner,
             code_version=git_sha(project),
-            spec_digest=pipeline_arguments(spec)["spec_digest"],
+            spec_digest=model_arguments(spec)["spec_digest"],
         )
         write_json(folder / RUN_FILE, info.model_dump())
         compiled = folder / f"{pipeline.name}.yaml"
@@ -129,75 +138,13 @@ def run(options: RunOptions, display: Display | None = None) -> Summary:
         return summary
 
 
-class _Watch:
-    """Follows a run's events: step states, logs, records."""
-
-    def __init__(self, folder: Path, artifacts: Path, cache: Path, show: Display) -> None:
-        self._folder, self._artifacts, self._cache, self._show = folder, artifacts, cache, show
-        self._log: IO[str] | None = None
-        self._began = 0.0
-        self.states: dict[str, StepState] = {}
-        self.crash = ""
-
-    @property
-    def steps(self) -> list[StepState]:
-        return [state for name, state in self.states.items() if name != _EXIT_HANDLER]
-
-    def __call__(self, event: Event) -> None:
-        match event.kind:
-            case "started":
-                log = Path("logs") / f"{event.task}.log"
-                (self._folder / log).parent.mkdir(exist_ok=True)
-                self._log = (self._folder / log).open("w")
-                self._began = time.monotonic()
-                self.states[event.task] = StepState(name=event.task, status="running", log=log.as_posix())
-                if event.task != _EXIT_HANDLER:
-                    self._show.started(event.task)
-            case "line":
-                if self._log is not None:
-                    self._log.write(event.detail + "\n")
-            case "succeeded" | "failed":
-                self._end(event)
-            case "cached":
-                record = self._cached_record(event.detail)
-                status = record.status if record is not None else "succeeded"
-                self._settle(StepState(name=event.task, status=status, cached=True, record=record))
-
-    def _end(self, event: Event) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-        state = self.states[event.task]
-        state.seconds = time.monotonic() - self._began
-        found = list(self._artifacts.glob(f"**/{event.task}/{RECORD_FILE}"))
-        state.record = read_record(found[0].parent) if found else None
-        state.status = event.kind
-        if event.kind == "succeeded" and state.record is not None:
-            state.status = state.record.status
-        self._settle(state)
-
-    def _settle(self, state: StepState) -> None:
-        self.states[state.name] = state
-        write_steps(self._folder, self.steps)
-        if state.name != _EXIT_HANDLER or state.status == "failed":
-            self._show.ended(state)
-
-    def _cached_record(self, key: str) -> StepRecord | None:
-        """The record lies beside the outputs that the cache entry names."""
-        for entry in self._cache.glob(f"{key}*.json"):
-            for value in json.loads(entry.read_text()).values():
-                if isinstance(value, dict) and "uri" in value:
-                    return read_record(Path(value["uri"]).parent)
-        return None
-
-
-def _execute(path: Path, arguments: dict[str, str], options: RunOptions, runner: Any, show: Display) -> _Watch:
+def _execute(path: Path, arguments: Mapping[str, Argument], options: RunOptions, runner: Any, show: Display) -> Watch:
     from kfp import components, local
 
     folder = path.parent
     state = options.state.absolute()
     artifacts, cache = state / "artifacts" / folder.name, state / "cache"
-    watch = _Watch(folder, artifacts, cache, show)
+    watch = Watch(folder, artifacts, cache, show)
     write_steps(folder, [])
     local.init(
         runner=runner,
@@ -214,10 +161,9 @@ def _execute(path: Path, arguments: dict[str, str], options: RunOptions, runner:
         except RuntimeError as error:
             # kfp's way to say that a step failed; the step's own record says why.
             log.write(f"{error}\n")
-            if not any(entry.status == "failed" for entry in watch.states.values()):
+            if not watch.failed:
                 watch.crash = str(error)
-    for name in step_names(yaml.safe_load(compiled)):
-        watch.states.setdefault(name, StepState(name=name, status="skipped"))
+    watch.finish(step_names(yaml.safe_load(compiled)))
     return watch
 
 
@@ -244,7 +190,8 @@ def _captured(stream: Any) -> Iterator[None]:
     """Sends all that kfp prints or logs to `stream`."""
     root = logging.getLogger()
     handler = logging.StreamHandler(stream)
-    level = root.level
+    # kfp puts its own in their place for each step, and back; where two steps run side by side, it mixes them up.
+    level, handlers, own_print = root.level, list(root.handlers), builtins.print
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
@@ -253,8 +200,9 @@ def _captured(stream: Any) -> Iterator[None]:
             warnings.simplefilter("ignore", RuntimeWarning)
             yield
     finally:
-        root.removeHandler(handler)
+        root.handlers[:] = handlers
         root.setLevel(level)
+        builtins.print = own_print
 
 
 @contextlib.contextmanager
@@ -265,6 +213,8 @@ def _runner(options: RunOptions, spec: ModelSpec, folder: Path, images: Images |
     if images is None:
         yield local.SubprocessRunner(use_venv=False)
         return
+    labels = spec.monitor.labels.uri if spec.monitor.labels else None
+    watched = options.given.get("predictions") or spec.monitor.predictions
     # Short, as a socket's path may have 108 characters at most.
     with tempfile.TemporaryDirectory(prefix="shipway-") as launch:
         sandbox = Sandbox(
@@ -272,11 +222,19 @@ def _runner(options: RunOptions, spec: ModelSpec, folder: Path, images: Images |
             state=options.state.absolute(),
             run=folder,
             launcher=Path(launch) / "launch.sock",
-            data=_absolute_source(options.source) or spec.data.uri,
+            data=_absolute_source(options.source) or find_pipeline(options.pipeline).source(spec) or spec.data.uri,
             pipeline=options.pipeline,
+            reads={"observe": _named(labels, watched, spec.monitor.history)},
+            writes={"gather": _named(spec.inference.output), "monitor": _named(spec.monitor.history)},
+            # Only who names receivers has any: the section's defaults are no more than names of variables.
+            secrets=spec.notify.variables if "notify" in spec.model_fields_set else (),
         )
         with containers(images, sandbox) as runner:
             yield runner
+
+
+def _named(*uris: str | None) -> list[str]:
+    return [uri for uri in uris if uri]
 
 
 @contextlib.contextmanager
@@ -297,13 +255,36 @@ def _environment(folder: Path, run_id: str, code_version: str) -> Iterator[None]
         os.environ.update(before)
 
 
+def _found(options: RunOptions, folder: Path, show: Display) -> Summary | None:
+    """Tells of the run of the same key that has ended, if there is one."""
+    summary = ended_run(folder) if options.key else None
+    if summary is not None:
+        show.say(f"run {folder.name}  found: it has ended (another --key starts a new one)", "bold")
+        show.summary(summary, os.path.relpath(folder))
+    return summary
+
+
+@contextlib.contextmanager
+def _only_asked(options: RunOptions, run_id: str, show: Display) -> Iterator[None]:
+    """Waits until nobody else is at the run of the same key."""
+    if not options.key:
+        yield
+        return
+
+    def tell(process: str) -> None:
+        show.say(f"waiting for process {process}, which is at run {run_id}", "yellow")
+
+    with only_of_its_key(options.runs, run_id, tell):
+        yield
+
+
 @contextlib.contextmanager
 def _only_run(state: Path, pipeline: Pipeline, show: Display) -> Iterator[None]:
     """Waits until no other run of the pipeline uses the state folder; the kernel frees the lock of a killed one.
 
     A rollback waits for nobody: it takes effect on the rollout that goes on.
     """
-    if pipeline.repeatable:
+    if not pipeline.queued:
         yield
         return
     with (state / f"{pipeline.name}.lock").open("a+") as lock:
@@ -336,7 +317,7 @@ def _taken_in(pipeline: Pipeline, spec: ModelSpec, options: RunOptions) -> dict[
         if options.source:
             raise InputError(f"--data: pipeline {pipeline.name} reads no rows")
         return {}
-    source = _absolute_source(options.source)
+    source = _absolute_source(options.source) or pipeline.source(spec)
     check_columns(spec, options.spec)
     return {"source": source, "fingerprint": fingerprint(spec.data, source)}
 

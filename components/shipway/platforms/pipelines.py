@@ -9,8 +9,16 @@ from typing import Literal
 
 from shipway.errors import InputError, SpecError
 from shipway.model.promotion import account
-from shipway.platforms.arguments import pipeline_arguments
-from shipway.spec import EndpointSettings, ModelSpec, Step, VertexSection, dump_endpoint, dump_section
+from shipway.platforms.arguments import (
+    Argument,
+    inference_arguments,
+    monitoring_arguments,
+    promotion_arguments,
+    rollback_arguments,
+    training_arguments,
+)
+from shipway.platforms.cron import kubeflow_cron
+from shipway.spec import EndpointSettings, ModelSpec, Step, VertexSection, dump_endpoint
 from shipway.spec.rollout import EndpointKind, rollout_problems
 
 Target = Literal["local", "kubeflow", "vertex"]
@@ -33,37 +41,57 @@ class Pipeline:
             the training pipeline ends before it.
         given: Parameters that a person may give, and what each means.
         reads_data: Whether it takes rows in, so that a run depends on what their source holds.
-        needs_endpoint: Whether it can do nothing without an endpoint.
+        source: The URI of these rows where it is not what `data` names, else "".
+        endpoint: Whether it can do nothing without an endpoint (`needed`), leaves steps out without one (`wanted`), or
+            has nothing to do with one (`none`).
+        instead: The parameter that makes up for a missing endpoint, or "".
         repeatable: Whether the same submission again means another run, rather than the one there is.
+        queued: Whether it waits, on this machine, until no other run of it uses the state folder.
         cut_short: Whether the spec's `kubeflow.deadline` may end it.
+        section: The section of the spec that is its own and says when it is scheduled, or "".
     """
 
     name: str
-    sections: Callable[[ModelSpec], dict[str, str]]
+    sections: Callable[[ModelSpec], dict[str, Argument]]
     goal: Step
     given: Mapping[str, str] = field(default_factory=dict)
     reads_data: bool = False
-    needs_endpoint: bool = True
+    source: Callable[[ModelSpec], str] = lambda _: ""
+    endpoint: Literal["needed", "wanted", "none"] = "needed"
+    instead: str = ""
     repeatable: bool = False
+    queued: bool = True
     cut_short: bool = False
+    section: str = ""
 
     @property
     def function(self) -> str:
         """Where it is, as MODULE:NAME."""
         return f"shipway_pipelines.{self.name}:{self.name}"
 
+    def schedule(self, spec: ModelSpec) -> str:
+        """Returns the cron that the spec has for it, or "".
 
-def _rollout_sections(spec: ModelSpec) -> dict[str, str]:
-    return {"name": spec.name, "rollout": dump_section(spec.rollout)}
+        Raises:
+            SpecError: It is no cron, or never comes true.
+        """
+        if not self.section:
+            return ""
+        cron: str = getattr(spec, self.section).schedule
+        try:
+            kubeflow_cron(cron)
+        except InputError as error:
+            raise SpecError(f"{self.section}.schedule: {error}") from error
+        return cron
 
 
 PIPELINES = {
     entry.name: entry
     for entry in (
-        Pipeline("training", pipeline_arguments, goal="smoke", reads_data=True, needs_endpoint=False, cut_short=True),
+        Pipeline("training", training_arguments, goal="smoke", reads_data=True, endpoint="wanted", cut_short=True),
         Pipeline(
             "promotion",
-            _rollout_sections,
+            promotion_arguments,
             goal="rollout",
             given={
                 "version": "the registered version, by number or alias; default: staging-verified",
@@ -72,13 +100,41 @@ PIPELINES = {
         ),
         Pipeline(
             "rollback",
-            lambda spec: {"name": spec.name},
+            rollback_arguments,
             goal="rollback",
             given={
                 "reason": "why, for the record",
                 "to": "the version to go back to, by number or alias; default: the one before",
             },
             repeatable=True,
+            queued=False,
+        ),
+        Pipeline(
+            "inference",
+            inference_arguments,
+            goal="gather",
+            given={"version": "the version that scores, by number or alias; default: inference.version"},
+            reads_data=True,
+            source=lambda spec: spec.inference.source or "",
+            endpoint="none",
+            repeatable=True,
+            cut_short=True,
+            section="inference",
+        ),
+        Pipeline(
+            "monitoring",
+            monitoring_arguments,
+            goal="monitor",
+            given={
+                "version": "the version that is watched, by number or alias; default: champion",
+                "predictions": "batch predictions to look at, a folder or URI; default: monitor.predictions, or the "
+                "server's log",
+                "until": "end of the window, as 2026-01-31T12:00; default: now",
+            },
+            instead="predictions",
+            repeatable=True,
+            cut_short=True,
+            section="monitor",
         ),
     )
 }
@@ -119,8 +175,8 @@ def given_parameters(pipeline: Pipeline, settings: Sequence[str]) -> dict[str, s
     return found
 
 
-def parameters(pipeline: Pipeline, spec: ModelSpec, target: Target, server_image: str) -> dict[str, str]:
-    """Returns what a spec gives a pipeline: its sections, and the settings of the endpoint.
+def parameters(pipeline: Pipeline, spec: ModelSpec, target: Target, server_image: str) -> dict[str, Argument]:
+    """Returns what a spec gives a pipeline: its sections, and the settings of the endpoint where it has one.
 
     Args:
         pipeline: The pipeline.
@@ -132,13 +188,16 @@ def parameters(pipeline: Pipeline, spec: ModelSpec, target: Target, server_image
         InputError: A file that the spec names does not exist.
         SpecError: The steps cannot reach the endpoint that the spec names, or it cannot do what `rollout` asks.
     """
+    pipeline.schedule(spec)
+    sections = pipeline.sections(spec)
+    if pipeline.endpoint == "none":
+        return sections
     endpoint = endpoint_parameter(spec, target, server_image)
-    if endpoint and "rollout" in (sections := pipeline.sections(spec)):
+    if endpoint and "rollout" in sections:
         kind: EndpointKind | None = "local" if target == "local" else spec.endpoint.kind
         if problems := rollout_problems(spec.endpoint.model_copy(update={"kind": kind}), spec.rollout):
             raise SpecError("\n".join(problems))
-        return {**sections, "endpoint": endpoint}
-    return {**pipeline.sections(spec), "endpoint": endpoint}
+    return {**sections, "endpoint": endpoint}
 
 
 def endpoint_parameter(spec: ModelSpec, target: Target, server_image: str) -> str:
@@ -165,24 +224,27 @@ def endpoint_parameter(spec: ModelSpec, target: Target, server_image: str) -> st
     return dump_endpoint(EndpointSettings(endpoint=section, vertex=vertex, image=server_image))
 
 
-def check_endpoint(pipeline: Pipeline, arguments: Mapping[str, str]) -> None:
+def check_endpoint(pipeline: Pipeline, arguments: Mapping[str, Argument]) -> None:
     """Refuses to run a pipeline nowhere that needs an endpoint.
 
     Raises:
         SpecError: It needs one, and the spec names none.
     """
-    if pipeline.needs_endpoint and not arguments["endpoint"]:
+    made_up_for = pipeline.instead and arguments.get(pipeline.instead)
+    if pipeline.endpoint == "needed" and not arguments["endpoint"] and not made_up_for:
+        instead = f", or batch predictions (monitor.{pipeline.instead})" if pipeline.instead else ""
         raise SpecError(
             f"endpoint.kind: pipeline {pipeline.name} needs an endpoint, and the spec names none for a cluster; "
-            "expected kserve or vertex"
+            f"expected kserve or vertex{instead}"
         )
 
 
 def endpoint_notes(name: str, spec: ModelSpec) -> list[str]:
     """Returns a line for what a pipeline leaves out on a cluster because the spec names no endpoint there."""
-    if spec.endpoint.kind is not None:
+    pipeline = PIPELINES[name]
+    if spec.endpoint.kind is not None or pipeline.endpoint == "none" or (pipeline.instead and spec.monitor.predictions):
         return []
-    if PIPELINES[name].needs_endpoint:
+    if pipeline.endpoint == "needed":
         return [f"endpoint.kind: none, so that pipeline {name} runs only with its parameter `endpoint` filled in"]
     return ["endpoint.kind: none: deploy and smoke are left out, the run ends with the registered model"]
 

@@ -76,14 +76,15 @@ def spec_parameters(stage: Stage, path: str, settings: Sequence[str]) -> dict[st
         InputError: The spec, or a file that it names, is bad.
     """
     from shipway.lineage.project import PROJECT_VARIABLE
-    from shipway.platforms.arguments import pipeline_arguments
+    from shipway.platforms.arguments import model_arguments
     from shipway.spec import EndpointSettings, dump_endpoint, dump_section, load_spec
 
     os.environ[PROJECT_VARIABLE] = str(Path(path).absolute().parent)
     spec = load_spec(path, settings)
     served = spec.endpoint.model_copy(update={"kind": spec.endpoint.kind or "local"})
-    found = pipeline_arguments(spec)
-    found["rollout"] = dump_section(spec.rollout)
+    found = model_arguments(spec)
+    for name in ("rollout", "inference", "monitor", "notify"):
+        found[name] = dump_section(getattr(spec, name))
     found[_ENDPOINT] = dump_endpoint(EndpointSettings(endpoint=served, vertex=spec.vertex))
     return {**found, _OWN_SECTION: found[stage.name]} if stage.name in found else found
 

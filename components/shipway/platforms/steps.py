@@ -13,11 +13,11 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from shipway.errors import InputError
 from shipway.lineage.files import write_text
@@ -41,6 +41,7 @@ class Option:
         help: What the docstring says of it.
         required: Whether it has no default.
         default: The default.
+        many: Whether it is a list of artifacts, as those of the steps of a loop.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Option:
     help: str
     required: bool
     default: Any = None
+    many: bool = False
 
     @property
     def flag(self) -> str:
@@ -86,12 +88,14 @@ def stages() -> dict[str, Stage]:
     return {name: _stage(name, getattr(components, name)) for name in components.__all__}
 
 
-def run_stage(stage: Stage, artifacts: Mapping[str, str], parameters: Mapping[str, Any], out: str) -> dict[str, Any]:
+def run_stage(
+    stage: Stage, artifacts: Mapping[str, Sequence[str]], parameters: Mapping[str, Any], out: str
+) -> dict[str, Any]:
     """Runs a stage in this process and returns the values that it gave back.
 
     Args:
         stage: The stage.
-        artifacts: Path or URI of each input artifact; a remote one is fetched first.
+        artifacts: Paths or URIs of each input, one but for a list of artifacts; a remote one is fetched first.
         parameters: The other inputs; those with a default may be left out.
         out: Folder or URI that gets each output under its name, and `step.json`.
 
@@ -103,8 +107,13 @@ def run_stage(stage: Stage, artifacts: Mapping[str, str], parameters: Mapping[st
         folder = Path(scratch, "out") if is_remote(out) else Path(out).absolute()
         classes = {option.name: option.type for option in stage.options if option.kind == "artifact"}
         inputs = {
-            name: given_artifact(f"--{name.replace('_', '-')}", path, classes[name], Path(scratch, "in", name))
-            for name, path in artifacts.items()
+            name: [
+                given_artifact(
+                    f"--{name.replace('_', '-')}", path, classes[name], Path(scratch, "in", name, str(index))
+                )
+                for index, path in enumerate(paths)
+            ]
+            for name, paths in artifacts.items()
         }
         _make_ready(stage, folder, out)
         try:
@@ -120,7 +129,9 @@ def run_stage(stage: Stage, artifacts: Mapping[str, str], parameters: Mapping[st
         return results
 
 
-def _execute(stage: Stage, inputs: Mapping[str, Any], parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _execute(
+    stage: Stage, inputs: Mapping[str, list[Any]], parameters: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
     with _runtime_only():
         from kfp.dsl.executor import Executor
 
@@ -130,7 +141,7 @@ def _execute(stage: Stage, inputs: Mapping[str, Any], parameters: Mapping[str, A
     }
     task = {
         "inputs": {
-            "artifacts": {name: {"artifacts": [artifact]} for name, artifact in inputs.items()},
+            "artifacts": {name: {"artifacts": given} for name, given in inputs.items()},
             "parameterValues": dict(parameters),
         },
         "outputs": {
@@ -205,7 +216,9 @@ def _stage(name: str, component: Any) -> Stage:
             outputs[parameter.name] = kinds.strip_Input_or_Output_marker(kind)
         elif kinds.is_artifact_wrapped_in_Input(kind):
             kind = kinds.strip_Input_or_Output_marker(kind)
-            options.append(Option(parameter.name, "artifact", kind, text, required=True))
+            many = get_origin(kind) is list
+            kind = get_args(kind)[0] if many else kind
+            options.append(Option(parameter.name, "artifact", kind, text, required=True, many=many))
         else:
             required = parameter.default is inspect.Parameter.empty
             default = None if required else parameter.default

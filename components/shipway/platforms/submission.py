@@ -1,7 +1,6 @@
 """What is handed to a platform: a compiled pipeline, its arguments, and the key that keeps a second run away."""
 
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,14 @@ from shipway.errors import InputError
 from shipway.ingest.fingerprint import fingerprint as source_fingerprint
 from shipway.lineage.digests import digest_bytes, digest_json
 from shipway.lineage.project import PROJECT_VARIABLE
-from shipway.platforms.arguments import check_columns
+from shipway.platforms.arguments import Argument, check_columns
 from shipway.platforms.compile import Images, compile_pipeline
+from shipway.platforms.local_keys import check_key
 from shipway.platforms.pipelines import Pipeline, check_endpoint, find_pipeline
 from shipway.spec import ModelSpec, load_spec
 
 Target = Literal["kubeflow", "vertex"]
 KEY_LENGTH = 16
-_KEY = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Submission:
     kind: str
     text: str
     version: str
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, Argument]
     key: str
 
     @property
@@ -91,12 +90,12 @@ def prepare(
         InputError: The spec, a file that it names, the source, the key or a parameter is bad, or the pipeline needs
             an endpoint and the spec names none.
     """
-    if key and not _KEY.fullmatch(key):
-        raise InputError(f"--key: expected at most 40 lower-case letters, digits and dashes, found {key!r}")
+    if key:
+        check_key(key)
     chosen = find_pipeline(pipeline)
     spec = load_spec(spec_path, settings)
     os.environ[PROJECT_VARIABLE] = str(spec_path.absolute().parent)
-    taken_in = _taken_in(spec, spec_path, source, target, scheduled) if chosen.reads_data else {}
+    taken_in = _taken_in(chosen, spec, spec_path, source, target, scheduled) if chosen.reads_data else {}
     if source and not chosen.reads_data:
         raise InputError(f"--data: pipeline {pipeline} reads no rows")
     fresh = chosen.reads_data and not taken_in["fingerprint"]
@@ -113,9 +112,12 @@ def prepare(
     return Submission(spec, pipeline, text, version, arguments, key or made)
 
 
-def _taken_in(spec: ModelSpec, spec_path: Path, source: str, target: Target, scheduled: bool) -> dict[str, str]:
+def _taken_in(
+    pipeline: Pipeline, spec: ModelSpec, spec_path: Path, source: str, target: Target, scheduled: bool
+) -> dict[str, str]:
     """Checks the rows that a pipeline is to take in, and returns what it is told of them."""
     check_columns(spec, spec_path)
+    source = source or pipeline.source(spec)
     for uri in (source, spec.data.uri or ""):
         if uri and "://" not in uri and (uri == source or not source):
             raise InputError(
@@ -126,7 +128,7 @@ def _taken_in(spec: ModelSpec, spec_path: Path, source: str, target: Target, sch
     return {"source": source, "fingerprint": "" if scheduled else source_fingerprint(spec.data, source)}
 
 
-def _new_key(pipeline: Pipeline, arguments: Mapping[str, str]) -> str:
+def _new_key(pipeline: Pipeline, arguments: Mapping[str, Argument]) -> str:
     """Returns a key for what is done again on purpose, as a rollback, and "" for what has its key of its arguments.
 
     Raises:
@@ -134,7 +136,7 @@ def _new_key(pipeline: Pipeline, arguments: Mapping[str, str]) -> str:
     """
     if pipeline.repeatable:
         return secrets.token_hex(KEY_LENGTH // 2)
-    if "version" in pipeline.given and not arguments.get("version", "").isdecimal():
+    if "version" in pipeline.given and not str(arguments.get("version", "")).isdecimal():
         raise InputError(
             f"--pipeline {pipeline.name}: which version? Name it by number with --parameter version=3, or give a "
             "--key: what an alias names may change, and the same command must find the same run"

@@ -43,6 +43,7 @@ __all__ = [
     "VertexRun",
     "create_schedule",
     "delete_schedule",
+    "find",
     "list_schedules",
     "pause_schedule",
     "resume_schedule",
@@ -156,8 +157,6 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Verte
         InputError: A setting is missing, malformed or refused by Vertex AI, or a step needs what Vertex AI cannot give.
         ShipwayError: There are no credentials, or Vertex AI refused, or did not answer.
     """
-    from shipway.platforms.local import step_names
-
     vertex = Vertex(submission.spec.vertex)
     check(submission)
     job = make_job(submission, pipeline_root, labels=attempt_label())
@@ -166,16 +165,39 @@ def submit(submission: Submission, *, pipeline_root: str | None = None) -> Verte
     name = submission.run_name
     started = _start(vertex, name, job)
     _check_ours(vertex, name, job, started)
-    run = VertexRun(
-        name=name,
-        link=vertex.link(f"pipelines/runs/{name}"),
-        created=started.labels.get(ATTEMPT_LABEL) == job.labels[ATTEMPT_LABEL],
+    run = _run(vertex, submission, experiment, started.labels.get(ATTEMPT_LABEL) == job.labels[ATTEMPT_LABEL])
+    run._await_experiment(started)
+    return run
+
+
+def find(submission: Submission) -> VertexRun | None:
+    """Finds a submission's run; starts nothing.
+
+    Raises:
+        InputError: A setting is missing or malformed.
+        ShipwayError: There are no credentials, or Vertex AI refused, or did not answer.
+    """
+    vertex = Vertex(submission.spec.vertex)
+    check(submission)
+    run = _run(vertex, submission, ensure_experiment(vertex, submission.spec), created=False)
+    try:
+        run._read()
+    except VanishedError:
+        return None
+    return run
+
+
+def _run(vertex: Vertex, submission: Submission, experiment: str, created: bool) -> VertexRun:
+    from shipway.platforms.local import step_names
+
+    return VertexRun(
+        name=submission.run_name,
+        link=vertex.link(f"pipelines/runs/{submission.run_name}"),
+        created=created,
         _vertex=vertex,
         _experiment=experiment,
         _steps=set(step_names(pipeline_document(submission))),
     )
-    run._await_experiment(started)
-    return run
 
 
 def _start(vertex: Vertex, name: str, job: PipelineJob) -> PipelineJob:
@@ -249,11 +271,11 @@ def _resource(vertex: Vertex, name: str) -> str:
 
 
 def _steps(job: PipelineJob, names: set[str]) -> list[RemoteStep]:
-    """Returns the steps that run a container; of one that was tried again, the last try."""
+    """Returns the steps that run a container, one of a loop as often as it ran; of one tried again, the last try."""
     tasks = sorted(
         (task for task in job.job_detail.task_details if task.task_name in names), key=lambda task: task.task_id
     )
-    return list({task.task_name: _step(task) for task in tasks}.values())
+    return list({(task.task_name, task.parent_task_id): _step(task) for task in tasks}.values())
 
 
 def _step(task: PipelineTaskDetail) -> RemoteStep:

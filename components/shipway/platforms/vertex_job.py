@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shipway.errors import InputError
+from shipway.notify.secrets import REFERENCE
 from shipway.platforms.pipelines import endpoint_notes
 
 if TYPE_CHECKING:
@@ -65,12 +66,26 @@ def warnings(spec: ModelSpec, pipeline: str = "training") -> list[str]:
     if spec.kubeflow.secrets:
         names = ", ".join(secret.variable for secret in spec.kubeflow.secrets)
         lines.append(f"kubeflow.secrets: dropped on Vertex AI: {names} come from vertex.variables")
+    lines += _untold(spec)
     if _REGISTRY not in spec.vertex.variables:
         lines.append(
             f"vertex.variables: no {_REGISTRY}: unless the image sets it, train fails, as a registry on a step's own "
             "disk would be gone when the step ends"
         )
     return lines + endpoint_notes(pipeline, spec)
+
+
+def _untold(spec: ModelSpec) -> list[str]:
+    """Returns a line for the receivers of `notify` that a step on Vertex AI has no address or token for."""
+    named = "notify" in spec.model_fields_set
+    missing = [name for name in spec.notify.variables if name not in spec.vertex.variables] if named else []
+    if not missing:
+        return []
+    return [
+        f"notify: Vertex AI gives a step no Kubernetes secret, so that {', '.join(missing)} will not be set; keep each "
+        f"in Secret Manager and set vertex.variables.{missing[0]}: "
+        f"{REFERENCE}projects/PROJECT/secrets/NAME, which the run's service account may read"
+    ]
 
 
 def check(submission: Submission) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from shipway.lineage.files import read_json, write_text
 from shipway.lineage.html import Markup, page, section, table, text, verdict
 from shipway.lineage.project import RUN_FOLDER_VARIABLE
+from shipway.report.news import tell_of_run, tell_of_state
 from shipway.report.summary import PAGE_FILE, RUN_FILE, SUMMARY_FILE, RunInfo, Summary, summarise
 
 _COLOURS = {"rejected": "bad", "failed": "bad"}
-_TITLES = {"training": "Training", "promotion": "Promotion", "rollback": "Rollback"}
 
 
-def report_run(name: str, state: str, error: str, page_path: str) -> None:
-    """Writes the report of the run that this step belongs to.
+def report_run(name: str, state: str, error: str, page_path: str, notify: str = "", run: str = "") -> None:
+    """Writes the report of the run that this step belongs to, and tells of one that was rejected or failed.
 
     In a local run the run's folder tells everything. Elsewhere the platform shows the steps, and the page holds what it
     says of the end.
@@ -24,15 +24,18 @@ def report_run(name: str, state: str, error: str, page_path: str) -> None:
         state: The platform's word for how the run ended (`SUCCEEDED`, `FAILED`, ...).
         error: The platform's message, or "".
         page_path: Where the page goes.
+        notify: The spec's section notify, as the pipelines' JSON parameter; "" to tell nobody.
+        run: The platform's name of the run, or "".
     """
     folder = os.environ.get(RUN_FOLDER_VARIABLE)
     if folder:
-        write_report(Path(folder), page_path)
+        tell_of_run(write_report(Path(folder), page_path), notify)
         return
     rows = [["Model", name], ["State", state], ["Message", error or "none"]]
     html = page(f"Run of {name}", table(["", ""], rows), "ok" if state == "SUCCEEDED" else "bad", state.lower())
     write_text(page_path, html)
     print(f"run of {name}: {state} {error}".rstrip(), flush=True)
+    tell_of_state(name, state, error, run, notify)
 
 
 def write_report(run_folder: Path, page_path: str | None = None) -> Summary:
@@ -63,6 +66,7 @@ def run_page(summary: Summary) -> str:
         ["Code", summary.code_version],
         ["Spec", f"{summary.spec} ({summary.spec_digest})"],
         ["Endpoint", summary.endpoint],
+        ["Decision", summary.decision if summary.outcome == "checked" else ""],
         ["Started", f"{summary.started}, took {summary.seconds:.1f} s"],
     ]
     body = table(["", ""], [row for row in head if row[1]])
@@ -87,7 +91,7 @@ def run_page(summary: Summary) -> str:
     if summary.example:
         parts.append(section("Ask it", f"<pre>{text(summary.example)}</pre>"))
     colour, outcome = _COLOURS.get(summary.outcome, "ok"), summary.outcome.replace("_", " ")
-    title = f"{_TITLES[summary.pipeline]} of {model.name}"
+    title = f"{summary.pipeline.capitalize()} of {model.name}"
     return page(f"Run {summary.run_id}", "".join(parts), colour, outcome, title)
 
 

@@ -17,19 +17,22 @@ PAGE_FILE = "index.html"
 
 
 class _Goal(NamedTuple):
-    """What a pipeline is for: the step that ends it well, the word for that, and the steps that know the model."""
+    """What a pipeline is for: the step that ends it well, the word for that, and the steps that know the rest."""
 
     step: str
     outcome: str
     version_from: str
     digest_from: str
-    endpoint_from: str
+    endpoint_from: str = ""
+    decision_from: str = ""
 
 
 _GOALS = {
-    "training": _Goal("smoke", "shipped", "register", "train", "deploy"),
+    "training": _Goal("smoke", "shipped", "register", "train", "deploy", "gate"),
     "promotion": _Goal("rollout", "promoted", "candidate", "candidate", "rollout"),
     "rollback": _Goal("rollback", "rolled_back", "rollback", "rollback", "rollback"),
+    "inference": _Goal("gather", "scored", "resolve", "resolve"),
+    "monitoring": _Goal("monitor", "checked", "resolve", "resolve", decision_from="monitor"),
 }
 _EXIT_CODES = {error.kind: error.exit_code for error in (ShipwayError, InputError, RejectedError)}
 
@@ -88,7 +91,7 @@ class StepSummary(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """The model that the run made, promoted, or put back.
+    """The model that the run made, promoted, put back, scored with, or checked.
 
     Attributes:
         name: Its name in the registry.
@@ -106,7 +109,9 @@ class ModelSummary(BaseModel):
 class Summary(Document):
     """How a run ended; times are in seconds.
 
-    `outcome` is `shipped` (training), `promoted`, `rolled_back`, or for every pipeline `rejected` or `failed`.
+    `outcome` is `shipped` (training), `promoted`, `rolled_back`, `scored` (inference), `checked` (monitoring), or for
+    every pipeline `rejected` or `failed`. `decision` is the gates' (`blessed`, `rejected`) or a check's (`ok`, `alert`,
+    `retrain`, `rollback`).
     """
 
     run_id: str
@@ -192,7 +197,7 @@ def summarise(run_folder: Path, seconds: float) -> Summary:
         data_version=fact("ingest", "data_version"),
         metrics=fact("evaluate", "metrics") or {},
         gates=fact("gate", "gates") or [],
-        decision=fact("gate", "decision"),
+        decision=fact(goal.decision_from, "decision"),
         model=ModelSummary(
             name=run.name,
             version=fact(goal.version_from, "version") or None,
@@ -220,11 +225,11 @@ def _reports(run_folder: Path, records: dict[str, StepRecord]) -> dict[str, str]
     """Copies the steps' pages into the run folder, so that the run's page can link them and outlives the artifacts."""
     copied: dict[str, str] = {}
     for name, record in records.items():
-        for title, path in record.reports.items():
+        for number, (title, path) in enumerate(record.reports.items(), 1):
             source = Path(path)
             if not source.is_file():
                 continue
-            target = Path("reports") / f"{name}.html"
+            target = Path("reports") / (f"{name}-{number}.html" if number > 1 else f"{name}.html")
             (run_folder / target).parent.mkdir(exist_ok=True)
             (run_folder / target).write_bytes(source.read_bytes())
             copied[title] = target.as_posix()

@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from shipway.spec.model import ModelSpec
 from shipway.spec.resources import FORMS
 
 Path_ = tuple[str | int, ...]
+Document = TypeVar("Document", bound=BaseModel)
 
 
 def load_spec(path: str | Path, settings: Sequence[str] = ()) -> ModelSpec:
@@ -28,16 +29,32 @@ def load_spec(path: str | Path, settings: Sequence[str] = ()) -> ModelSpec:
         InputError: The file is missing or unreadable.
         SpecError: It is not YAML, or not a valid spec; every fault is listed.
     """
+    return load_file(path, ModelSpec, "spec", settings)
+
+
+def load_file(path: str | Path, kind: type[Document], what: str, settings: Sequence[str] = ()) -> Document:
+    """Reads and checks a YAML file that a person writes.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        what: What it is, for messages, as `spec`.
+        settings: Overrides as `train.lr=0.01`, applied before the check.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+        SpecError: It is not YAML, or not valid; every fault is listed.
+    """
     file = Path(path)
     try:
         text = file.read_text()
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such spec file") from error
+        raise InputError(f"{file}: no such {what} file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot read the spec: {error}") from error
+        raise InputError(f"{file}: cannot read the {what}: {error}") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -52,10 +69,20 @@ def load_spec(path: str | Path, settings: Sequence[str] = ()) -> ModelSpec:
     for setting in settings:
         override(values, setting)
     try:
-        return ModelSpec.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(file, fault, lines) for fault in error.errors()]
+        faults = [_explain(file, fault, lines, kind) for fault in error.errors()]
         raise SpecError("\n".join(dict.fromkeys("\n".join(faults).splitlines()))) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes the key `on` for true; a person means the word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 def parse_setting(setting: str) -> tuple[list[str], Any]:
@@ -72,7 +99,7 @@ def parse_setting(setting: str) -> tuple[list[str], Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SpecError(f"--set {setting}: the value is not YAML") from error
-    if isinstance(parsed, str):
+    if isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')):
         # YAML 1.1 takes 1e-3 for text; a person means the number.
         try:
             return keys, float(parsed) if any(char.isdigit() for char in parsed) else parsed
@@ -139,7 +166,7 @@ def _repeated_keys(node: yaml.Node | None, where: Path_ = ()) -> list[tuple[Path
     return repeated
 
 
-def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
+def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int], root: type[BaseModel]) -> str:
     # A discriminated union puts its tag into the location; the spec has no such level.
     where = _without_tags(fault["loc"])
     is_key = where[-1:] == (_KEY,)
@@ -151,7 +178,7 @@ def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     kind = fault["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(where[:-1], fault["loc"])
+        known = _known_keys(where[:-1], fault["loc"], root)
         close = difflib.get_close_matches(str(where[-1]), known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
         return f"{prefix}: {_dotted(where)}: unknown key{hint}"
@@ -160,7 +187,7 @@ def _explain(file: Path, fault: ErrorDetails, lines: dict[Path_, int]) -> str:
     if kind == "union_tag_not_found":
         return f"{prefix}: {_dotted(where)}: needs {fault['ctx']['discriminator']}"
     if kind == "value_error":
-        known = _known_keys(where, fault["loc"])
+        known = _known_keys(where, fault["loc"], root)
         told = [_placed(where, line, known) for line in message.splitlines()]
         return "\n".join(f"{_line_of(file, line, lines, prefix)}: {line}" for line in told)
     return f"{prefix}: {_expected(where, fault, message, is_key)}"
@@ -216,8 +243,8 @@ def _without_tags(location: Path_) -> Path_:
     return tuple(location)
 
 
-def _known_keys(where: Path_, location: Path_) -> list[str]:
-    kind: Any = ModelSpec
+def _known_keys(where: Path_, location: Path_, root: type[BaseModel]) -> list[str]:
+    kind: Any = root
     in_mapping = False
     for key in where:
         if isinstance(key, int) or in_mapping:

@@ -19,7 +19,7 @@ from shipway.spec.resources import (
     resources_of,
 )
 from shipway.spec.rollout import EndpointSection, RolloutSection, rollout_problems
-from shipway.spec.watch import InferenceSection, MonitorSection, NotifySection
+from shipway.spec.watch import InferenceSection, MonitorSection, NotifySection, watch_problems
 
 _NAME = r"^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$"
 _PERIOD = r"^[1-9][0-9]*(d|w|mo|y)$"
@@ -277,6 +277,7 @@ class ModelSpec(Section):
         if isinstance(self.train, TorchTrain) and image not in (None, "trainer"):
             problems.append(f"resources.train.image: trainer torch needs image trainer, found {image!r}")
         problems += check_resources(self.resources, self.kubeflow.retries)
+        problems += watch_problems(self.monitor, self.task, self.data.key)
         if "rollout" in self.model_fields_set:
             problems += rollout_problems(self.endpoint, self.rollout)
         patience = self.resources["rollout"].timeout if "rollout" in self.resources else None

@@ -5,9 +5,19 @@ None of this changes what a model becomes, so none of it is a pipeline parameter
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Step = Literal[
     "ingest",
@@ -57,6 +67,10 @@ EFFECTS: tuple[Step, ...] = (
 )
 # Steps that reach for an endpoint; they run in the image that has the platforms' clients.
 DEPLOYERS: tuple[Step, ...] = ("deploy", "smoke", "rollout", "rollback", "observe")
+# Steps that tell people of something; they get what the spec's section `notify` names.
+TELLERS: tuple[Step, ...] = ("approval", "rollout", "rollback", "notify", "report")
+# Steps that run in an image of their own.
+_OWN_IMAGES: Mapping[Stage, str] = {**dict.fromkeys(DEPLOYERS, "deployer"), "monitor": "monitor"}
 AcceleratorType = Literal["T4", "L4", "P100", "V100", "A100", "A100-80GB", "H100"]
 
 
@@ -105,6 +119,15 @@ class PlatformPart(BaseModel):
     """Unknown keys are refused, and numbers must be numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+    @model_serializer(mode="wrap")
+    def _with_nulls(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Keeps a null that switches a default off, which `exclude_none` would turn into the default again."""
+        dumped: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            if getattr(self, name) is None and field.default is not None:
+                dumped[(info.by_alias and field.serialization_alias) or name] = None
+        return dumped
 
 
 class Accelerator(PlatformPart):
@@ -215,8 +238,8 @@ class KubeflowSection(PlatformPart):
         3,
         ge=0,
         le=10,
-        description="How often champion, candidate, register, deploy, rollback and steps on spot nodes are tried "
-        "again.",
+        description="How often steps that ask a service which may be away (champion, register, deploy, resolve, "
+        "observe, ...) and steps on spot nodes are tried again.",
     )
     deadline: Duration | None = Field(None, description="The run is ended after this long.")
     ttl: Duration | None = Field(None, description="How long a finished run's pods are kept; default: the cluster's.")
@@ -237,7 +260,11 @@ class VertexSection(PlatformPart):
         default_factory=dict, description="Environment variables of the steps, as MLFLOW_TRACKING_URI; no secrets."
     )
     retries: int = Field(
-        3, ge=0, le=10, description="How often champion, candidate, register, deploy and rollback are tried again."
+        3,
+        ge=0,
+        le=10,
+        description="How often steps that ask a service which may be away (champion, register, deploy, resolve, "
+        "observe, ...) are tried again.",
     )
 
 
@@ -259,8 +286,8 @@ def check_resources(resources: dict[Stage, StageResources], retries: int) -> lis
             problems.append(f"{where}.spot: {stage} acts on the world outside and must not be cut off; leave it out")
         if own.spot and not retries:
             problems.append(f"{where}.spot: a preempted step needs kubeflow.retries, which is 0")
-        if own.image and stage in DEPLOYERS:
-            problems.append(f"{where}.image: {stage} runs in image deployer alone, found {own.image!r}; leave it out")
+        if own.image and (image := _OWN_IMAGES.get(stage)):
+            problems.append(f"{where}.image: {stage} runs in image {image} alone, found {own.image!r}; leave it out")
     return problems
 
 
@@ -269,7 +296,7 @@ def resources_of(resources: dict[Stage, StageResources], step: Step) -> StageRes
     own = resources.get(step, StageResources())
     merged = own.over(resources.get("default", StageResources()))
     update: dict[str, Any] = {"spot": None} if step in EFFECTS else {}
-    if step in DEPLOYERS:
+    if step in _OWN_IMAGES:
         update["image"] = None
     if step == "rollout":
         # What ends other steps that hang would leave the traffic split.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from shipway.spec.metrics import METRICS, Task
 from shipway.spec.resources import FORMS, Duration, EnvironmentName, KubernetesName, PlatformPart
 
 Decision = Literal["ok", "alert", "retrain", "rollback"]
@@ -17,11 +19,14 @@ _MONITORED = (
     r"|feature\.(psi|js|wasserstein|ks|new_share|null_share)|performance\.[a-z0-9_]+)$"
 )
 _REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+# Without a user's name and password, which have no place in a spec.
+_ADDRESS = r"^https?://[^\s/@?#]+(/[^\s]*)?$"
 FORMS.update(
     {
         _MONITORED: "drifted_share, prediction_psi, prediction_js, error_rate, latency_p99_ms, rows, "
         "feature.MEASURE or performance.METRIC",
         _REPOSITORY: "OWNER/REPOSITORY",
+        _ADDRESS: "an http:// or https:// address without user name and password",
     }
 )
 
@@ -30,7 +35,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _causes(*causes: Cause) -> Callable[[], list[Cause]]:
+    return lambda: list(causes)
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Address = Annotated[str, Field(pattern=_ADDRESS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -128,7 +138,11 @@ class MonitorSection(PlatformPart):
         description="Batch predictions to look at, the folder of inference.output; default: the server's log.",
     )
     window: Duration = Field("24h", description="How much of the past a check looks at.")
-    least_rows: int = Field(500, ge=1, description="With fewer rows a check draws no conclusion about drift.")
+    least_rows: int = Field(
+        500,
+        ge=1,
+        description="With fewer rows a check draws no conclusion about drift, with fewer labels none on performance.",
+    )
     labels: LabelsSection | None = None
     thresholds: FeatureThresholds = Field(default_factory=lambda: FeatureThresholds(psi=0.2))
     columns: dict[str, FeatureThresholds] = Field(
@@ -150,14 +164,14 @@ class GitHubIssues(PlatformPart):
     repository: Annotated[str, Field(pattern=_REPOSITORY)]
     token: EnvironmentName = Field("SHIPWAY_GITHUB_TOKEN", description="Variable that holds a token for issues.")
     labels: Names = Field(default_factory=lambda: ["shipway"])
-    on: list[Cause] = Field(default_factory=lambda: ["rejected", "failed", "drift", "rollback"])
-    api: str = Field("https://api.github.com", description="GitHub Enterprise: https://HOST/api/v3.")
+    on: list[Cause] = Field(default_factory=_causes("rejected", "failed", "drift", "rollback"))
+    api: Address = Field("https://api.github.com", description="GitHub Enterprise: https://HOST/api/v3.")
 
 
 class EventSink(PlatformPart):
     """Where each event goes as a CloudEvent: the trigger service, or any other receiver."""
 
-    url: str = Field(description="As https://trigger.example.com/hooks/shipway.")
+    url: Address = Field(description="As https://trigger.example.com/hooks/shipway.")
     token: EnvironmentName | None = Field(
         "SHIPWAY_EVENTS_TOKEN", description="Variable that holds the receiver's bearer token; null for none."
     )
@@ -170,13 +184,13 @@ class NotifySection(PlatformPart):
         "SHIPWAY_NOTIFY_URLS", description="Variable that holds Apprise URLs (Slack, Teams, PagerDuty, mail, ...)."
     )
     on: list[Cause] = Field(
-        default_factory=lambda: ["rejected", "failed", "drift", "rollback", "approval"],
+        default_factory=_causes("rejected", "failed", "drift", "rollback", "approval"),
         description="What the URLs are told of.",
     )
     github: GitHubIssues | None = None
     events: EventSink | None = None
     secret: KubernetesName | None = Field(
-        None, description="Kubeflow: secret whose keys are these variables, for the steps that tell."
+        None, description="Kubeflow: secret whose keys are these variables, for the steps that tell people."
     )
 
     @property
@@ -184,3 +198,28 @@ class NotifySection(PlatformPart):
         """Names of the environment variables that hold its secrets."""
         named = [self.urls, self.github.token if self.github else None, self.events.token if self.events else None]
         return [name for name in named if name]
+
+
+def watch_problems(monitor: MonitorSection, task: Task, key: Sequence[str]) -> list[str]:
+    """Returns what cannot be meant in `monitor`, a message each that begins with its path.
+
+    Args:
+        monitor: The section.
+        task: The model's task.
+        key: The spec's data.key.
+    """
+    problems: list[str] = []
+    if monitor.labels is not None and not (monitor.labels.key or key):
+        problems.append("monitor.labels.key: labels are joined with predictions by it; it is missing, as data.key is")
+    for name in sorted(set(monitor.columns) & set(monitor.ignore)):
+        problems.append(f"monitor.columns.{name}: it has thresholds, and monitor.ignore leaves it out")
+    for index, rule in enumerate(monitor.rules):
+        metric = rule.metric.removeprefix("performance.")
+        if metric == rule.metric:
+            continue
+        where = f"monitor.rules.{index}.metric"
+        if metric not in METRICS[task]:
+            problems.append(f"{where}: no metric {metric!r} for {task} tasks; there are {', '.join(METRICS[task])}")
+        if monitor.labels is None:
+            problems.append(f"{where}: {rule.metric} needs labels; say in monitor.labels where they come")
+    return problems

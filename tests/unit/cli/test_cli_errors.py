@@ -68,6 +68,13 @@ def test_a_good_spec_checks(project: Path) -> None:
         (("", ""), ("--data", "nowhere/*.csv"), "nowhere/*.csv"),
         (("", ""), ("--runs", "rows.csv"), "rows.csv: cannot write there"),
         (("", ""), ("--state", "rows.csv/state"), "rows.csv/state: cannot write there"),
+        (("", ""), ("--key", "Not OK"), "--key: expected at most 40 lower-case letters, digits and dashes"),
+        (("", ""), ("--pipeline", "monitoring", "--data", "rows.csv"), "--data: pipeline monitoring reads no rows"),
+        (
+            ("", ""),
+            ("--pipeline", "inference", "--set", "inference.schedule=0 25 * * *"),
+            "inference.schedule: cron '0 25 * * *': hour: found '25'",
+        ),
         (("", ""), ("--runner", "podman"), "--runner: expected subprocess or docker, found 'podman'"),
     ],
 )

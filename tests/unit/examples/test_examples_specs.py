@@ -15,11 +15,15 @@ NAMES = ["flights", "penguins"]
 GUIDES = [
     "bring-your-own-data.md",
     "endpoints.md",
+    "inference.md",
     "kserve.md",
+    "monitoring.md",
+    "notifications.md",
     "promotion.md",
     "resources.md",
     "rollout.md",
     "serving.md",
+    "triggers.md",
     "vertex.md",
 ]
 

@@ -150,6 +150,25 @@ def test_schedule_lists_pauses_resumes_and_deletes(server: StandIn) -> None:
     assert server.recurring == []
 
 
+def test_a_check_is_scheduled_as_the_spec_says(server: StandIn) -> None:
+    where = (
+        *SCHEDULE[1:4],
+        "--target",
+        "kubeflow",
+        "--pipeline",
+        "monitoring",
+        "--set",
+        "monitor.predictions=s3://b/c",
+    )
+    made = shipway(*where)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("schedule penguins-monitoring  0 0 */6 * * * UTC  on  next 20")
+    assert server.recurring[0]["runtime_config"]["parameters"]["predictions"] == "s3://b/c"
+    unsaid = shipway(*SCHEDULE[1:4], "--target", "kubeflow")
+    assert unsaid.returncode == 2
+    assert "--cron: when? The spec has no schedule of pipeline training" in unsaid.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -134,3 +134,46 @@ def test_what_does_not_pass_ends_it_at_once(error: ShipwayError) -> None:
     with pytest.raises(type(error), match=str(error)):
         run.follow()
     assert run.asked == 2
+
+
+def loop(state: State, *passes: State) -> RemoteStatus:
+    return RemoteStatus(state, [RemoteStep("predict", found, 3.0, message=found) for found in passes])
+
+
+def test_a_step_of_a_loop_ends_when_all_its_passes_have() -> None:
+    names = ["predict", "gather", "report"]
+    run = Script(
+        loop("running", "pending", "pending"),
+        loop("running", "succeeded", "pending"),
+        loop("running", "succeeded", "running"),
+        loop("succeeded", "succeeded", "succeeded"),
+    )
+    code, shown = run.follow(names)
+    assert code == 0
+    assert shown.count("predict") == 1
+    assert "✓ predict" in shown
+
+
+def test_a_step_of_a_loop_fails_with_any_of_its_passes() -> None:
+    run = Script(loop("running", "failed", "running", "pending"), loop("failed", "failed", "succeeded", "succeeded"))
+    code, shown = run.follow(["predict", "gather", "report"])
+    assert code == 1
+    assert "✗ predict" in shown
+    assert "✓ predict" not in shown
+    assert "step predict failed: failed" in shown
+
+
+def test_rows_that_are_refused_are_no_refused_version() -> None:
+    refused = RemoteStep(
+        "screen", "failed", 3.0, message="The replica workerpool0-0 exited with a non-zero status of 3."
+    )
+    code, shown = Script(RemoteStatus("failed", [refused])).follow(["screen", "predict", "gather", "report"])
+    assert code == 3
+    assert "screen refused the rows" in shown
+
+
+def test_a_batch_that_is_scored_needs_no_registration() -> None:
+    code, shown = Script(status("succeeded", screen="succeeded", gather="succeeded")).follow(["screen", "gather"])
+    assert code == 0
+    assert "succeeded" in shown
+    assert "registered" not in shown

@@ -293,6 +293,27 @@ def test_a_status_shows_the_steps_alone(server: StandIn, submission: Submission)
     assert (run.status().state, run.status().message) == ("failed", "the workflow failed")
 
 
+def test_a_step_of_a_loop_is_there_once_for_each_time_around(server: StandIn, submission: Submission) -> None:
+    run = kubeflow.submit(submission)
+    times = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T00:00:07Z"}
+    found = [("loop", "a", ["b", "c"]), ("around", "b", ["d"]), ("around", "c", ["e", "f"])]
+    found += [("train", "d", []), ("train", "e", []), ("train", "f", [])]
+    states = {"d": "SUCCEEDED", "e": "FAILED", "f": "RUNNING"}
+    details = [
+        {
+            "display_name": name,
+            "pod_name": f"w-{node}",
+            "state": states.get(node, "RUNNING"),
+            "child_tasks": [{"pod_name": f"w-{child}"} for child in children],
+            **(times | {"start_time": "2026-01-01T00:00:03Z"} if node == "f" else times),
+        }
+        for name, node, children in found
+    ]
+    server.runs[0].update(state="RUNNING", run_details={"task_details": details})
+    # The second time around was tried again, and the last try counts.
+    assert [(step.name, step.state) for step in run.status().steps] == [("train", "succeeded"), ("train", "running")]
+
+
 def test_a_deleted_run_is_said_to_be_gone(server: StandIn, submission: Submission) -> None:
     run = kubeflow.submit(submission)
     server.runs.clear()

@@ -252,7 +252,7 @@ def test_damaged_description_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset.artifact.json").write_text('{"type": 3')
     with pytest.raises(InputError, match=r"--dataset .*: its description .*dataset\.artifact\.json is damaged"):
-        run_stage(stages()["validate"], {"dataset": str(tmp_path / "dataset")}, {}, str(tmp_path / "out"))
+        run_stage(stages()["validate"], {"dataset": [str(tmp_path / "dataset")]}, {}, str(tmp_path / "out"))
 
 
 def test_imports_of_the_command_are_few() -> None:
@@ -264,3 +264,17 @@ def test_imports_of_the_command_are_few() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_list_of_artifacts_is_given_one_by_one(shipway: Run, tmp_path: Path) -> None:
+    done = shipway("step", "gather", "--help")
+    assert "--parts PATH" in done.stdout
+    assert "Once for each, in their order." in done.stdout
+    options = {option.name: option for option in stages()["gather"].options}
+    assert (options["parts"].many, options["profiles"].many, options["release"].many) == (True, True, False)
+    (tmp_path / "release").write_text("{}")
+    given = [f"--{name}={tmp_path / 'release'}" for name in ("release", "quarantine", "profiles")]
+    parts = [f"--parts={tmp_path / 'release'}", f"--parts={tmp_path / 'missing'}"]
+    line = refusal(shipway("step", "gather", *given, *parts, "--spec", PENGUINS, "--out", tmp_path / "out"))
+    assert "--parts" in line
+    assert "missing" in line

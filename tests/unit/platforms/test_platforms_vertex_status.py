@@ -93,6 +93,15 @@ def test_steps_and_their_states(server: VertexStandIn, run: vertex.VertexRun) ->
     ]
 
 
+def test_a_step_of_a_loop_is_there_once_for_each_time_around(server: VertexStandIn, run: vertex.VertexRun) -> None:
+    tell(server, "RUNNING")
+    passes = [task(31, "register", "SUCCEEDED"), task(32, "register", "FAILED:lost"), task(33, "register", "RUNNING")]
+    for found, parent in zip(passes, (20, 21, 21), strict=True):
+        found.parent_task_id = parent
+    server.jobs[JOB].job_detail.task_details.extend(passes)
+    assert [step.state for step in run.status().steps] == ["succeeded", "running"]
+
+
 def test_of_a_step_that_was_tried_again_the_last_try_counts(server: VertexStandIn, run: vertex.VertexRun) -> None:
     tell(server, "RUNNING")
     tries = [task(31, "register", "SUCCEEDED"), task(30, "register", "FAILED:lost")]

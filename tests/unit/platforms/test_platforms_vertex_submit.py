@@ -50,6 +50,16 @@ def with_settings(settings: Sequence[str]) -> Submission:
 # The way it goes when nothing goes wrong.
 
 
+def test_a_run_is_found_without_being_started(server: VertexStandIn, penguins: Submission) -> None:
+    assert vertex.find(penguins) is None
+    assert not server.jobs
+    started = vertex.submit(penguins)
+    found = vertex.find(penguins)
+    assert found is not None
+    assert (found.name, found.link, found.created) == (started.name, started.link, False)
+    assert found.status().state == started.status().state
+
+
 def test_a_submission_starts_the_first_document_under_the_keys_name(server: VertexStandIn) -> None:
     given = with_settings(
         [

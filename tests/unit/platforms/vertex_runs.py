@@ -12,7 +12,7 @@ from vertex_stand_in import LOCATION, PROJECT, VertexStandIn
 
 from shipway.lineage.project import PROJECT_VARIABLE
 from shipway.platforms import vertex
-from shipway.platforms.arguments import pipeline_arguments
+from shipway.platforms.arguments import training_arguments
 from shipway.platforms.compile import compile_pipeline
 from shipway.platforms.submission import Submission
 from shipway.spec import load_spec
@@ -28,7 +28,7 @@ def submission(settings: Sequence[str] = (), key: str = "k1") -> Submission:
         path = Path(folder) / "pipeline.yaml"
         compile_pipeline("training", spec, path, target="vertex")
         text = path.read_text()
-    return Submission(spec, "training", text, "version-of-it", pipeline_arguments(spec), key)
+    return Submission(spec, "training", text, "version-of-it", training_arguments(spec), key)
 
 
 def kill_at_work(server: VertexStandIn, given: Submission, act: Callable[[Submission], Any] = vertex.submit) -> None:

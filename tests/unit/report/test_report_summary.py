@@ -80,6 +80,33 @@ def test_a_shipped_run(run_folder: Path) -> None:
         assert words in screen.getvalue()
 
 
+def test_a_check_has_its_decision_and_both_its_pages(run_folder: Path) -> None:
+    info = json.loads((run_folder / RUN_FILE).read_text())
+    write_json(run_folder / RUN_FILE, info | {"pipeline": "monitoring"})
+    pages = {title: str(run_folder / f"{title}.html") for title in ("Check", "Drift")}
+    for title, path in pages.items():
+        Path(path).write_text(title)
+    summary = report(
+        run_folder,
+        state("resolve", facts={"version": "3", "model_digest": "sha256:m"}),
+        state("observe"),
+        state("monitor", facts={"decision": "retrain"}, reports=pages),
+        state("notify"),
+    )
+    assert (summary.outcome, summary.exit_code, summary.decision) == ("checked", 0, "retrain")
+    assert (summary.model.version, summary.model.digest) == ("3", "sha256:m")
+    assert {title: (run_folder / path).read_text() for title, path in summary.reports.items()} == {
+        "Check": "Check",
+        "Drift": "Drift",
+    }
+    page = (run_folder / "index.html").read_text()
+    assert "Monitoring of m" in page
+    assert "retrain" in page
+    screen = io.StringIO()
+    Display(screen).summary(summary, "runs/m-1")
+    assert "decision   retrain" in screen.getvalue()
+
+
 @pytest.mark.parametrize(
     ("kind", "outcome", "code"), [("rejected", "rejected", 3), ("input", "failed", 2), ("error", "failed", 1)]
 )

@@ -198,7 +198,7 @@ def test_what_a_rollout_would_need_is_not_asked_of_a_spec_without_one(spec_file:
 
 def test_the_image_and_timeout_of_the_default_leave_a_rollout_alone(spec_file: Path) -> None:
     spec = load_spec(spec_file, ["resources.default={image: trainer, timeout: 1h, cpu: 2}"])
-    assert [spec.resources_of(step).image for step in DEPLOYERS] == [None] * 4
+    assert {spec.resources_of(step).image for step in (*DEPLOYERS, "monitor")} == {None}
     found = spec.resources_of("rollout")
     assert (found.timeout, found.cpu, spec.resources_of("rollback").timeout) == (None, "2", "1h")
 
