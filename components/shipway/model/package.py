@@ -63,7 +63,9 @@ _GRAPH = "model.onnx"
 _GOLDEN = "golden.parquet"
 _STATISTICS = "statistics.json"
 _PREDICTIONS = "predictions.json"
-_CHUNK = 65_536
+# Rows that are converted at once, and rows that a graph is given at once: its one-hot columns, a kilobyte a row, should
+# stay in the processor's cache.
+_CHUNK, _GRAPH_ROWS = 65_536, 4_096
 _ALWAYS = ("numpy", "onnxruntime", "polars", "pydantic")
 _LIBRARIES = {"sklearn": ("scikit-learn", "skops"), "torch": ("safetensors", "torch")}
 
@@ -244,7 +246,12 @@ class Package:
 
     def _predict_chunk(self, frame: pl.DataFrame) -> Prediction:
         if self._session is not None:
-            return self.predict_columns(columns_from_frame(self.info.inputs, frame))
+            columns = columns_from_frame(self.info.inputs, frame)
+            pieces = [
+                self.predict_columns({name: values[start : start + _GRAPH_ROWS] for name, values in columns.items()})
+                for start in range(0, frame.height, _GRAPH_ROWS)
+            ]
+            return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         if self._native is None:
             raise AssertionError("a package has a session or its native form")
         preprocessor, estimator = self._native

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Rows read at once, a row group of the output; and so many a model is given at once, whose one-hot columns take a
-# kilobyte a row and should stay in the processor's cache.
-_CHUNK_ROWS, _MODEL_ROWS = 131_072, 16_384
+# Rows read at once, and a row group of the output.
+_CHUNK_ROWS = 131_072
 _THREADS = 2
 
 
@@ -106,7 +105,7 @@ class PartScorer:
                     pool.submit(chunk, worker, batch, numbers + first)
                     for (batch, numbers), (worker, pool) in zip(self._read(file, left_out), turns, strict=False)
                 )
-                predicted = sum(write(table) for table in _results(scoring, self._threads))
+                predicted = sum(write(table) for table in _results(scoring, 2 * self._threads))
         return _counted(predicted, workers, self._slices)
 
     def _read(
@@ -147,8 +146,7 @@ class _Worker:
     def predict(self, batch: pa.RecordBatch, numbers: npt.NDArray[np.int64]) -> Labelled:
         package = self._package
         frame = as_inputs(pl.DataFrame(pl.from_arrow(batch)), package.info.inputs)
-        pieces = [package.predict(piece) for piece in frame.iter_slices(_MODEL_ROWS)]
-        prediction = np.concatenate(pieces or [package.predict(frame)]).astype(np.float64)
+        prediction = package.predict(frame).astype(np.float64)
         finite = np.isfinite(prediction).all(axis=1)
         if not finite.all():
             raise ShipwayError(
