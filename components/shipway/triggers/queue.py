@@ -22,7 +22,7 @@ from shipway.triggers.store import Store
 from shipway.triggers.tables import alerts, decisions, is_new
 
 LEASE_SECONDS = 6.0
-BATCH = 100
+BATCH = 500
 _OPEN = ("waiting", "starting", "started")
 _BUSY = ("starting", "started")
 # All that decide or admit take turns, replicas too; any number will do so long as all know the same.

@@ -1,5 +1,6 @@
 """The trigger service: one process that takes alerts in, decides about them, and starts runs."""
 
+import gc
 import logging
 import os
 import socket
@@ -70,6 +71,9 @@ def serve(routes_path: Path, *, host: str, port: int, database: str = "", state:
         bound = listener.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"trigger service at http://{shown}:{bound[1]}, {len(routes.routes)} routes, {store.place}", flush=True)
+        # What is there for good need not be looked through again and again, while alerts wait.
+        gc.collect()
+        gc.freeze()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:

@@ -33,7 +33,7 @@ ACTION_SECONDS = 900.0
 MOST_ATTEMPTS = 12
 LEAST_LOOK_SECONDS, MOST_LOOK_SECONDS = 1.0, 15.0
 REMOTE_LOOK_SECONDS = 30.0
-IDLE_SECONDS = 0.5
+IDLE_SECONDS, PACE_SECONDS = 0.5, 0.05
 # How long the thread may take for one round before the service says that it is not ready.
 STUCK_SECONDS = 60.0
 _MOST_PAUSE = 600.0
@@ -144,7 +144,10 @@ class Engine:
                 if str(error) != told:
                     log.error("%s; trying again", error)
                 told, more = str(error), False
-            if not more:
+            if more:
+                # Each round is a commit, which the intake's have to wait for: alerts are decided some at a time.
+                self._stopping.wait(PACE_SECONDS)
+            else:
                 self._wake.wait(IDLE_SECONDS if not self._actions else IDLE_SECONDS / 5)
                 self._wake.clear()
 
