@@ -66,7 +66,7 @@ def add(store: Store, *alerts: Incoming, now: float = NOON) -> None:
 
 def decisions(store: Store) -> list[dict[str, Any]]:
     """Returns every decision, the oldest first."""
-    found = [one for entry in store.alerts(limit=500) for one in entry["decisions"]]
+    found = [one for entry in store.alerts(limit=10_000) for one in entry["decisions"]]
     return sorted(found, key=lambda one: one["id"])
 
 
