@@ -135,7 +135,7 @@ def test_only_effects_that_can_be_done_again_are_retried(penguins: Path, tmp_pat
     for target in ("kubeflow", "vertex"):
         found = tasks(compiled(penguins, tmp_path, target=target)[0])
         retried = {name: task["retryPolicy"] for name, task in found.items() if "retryPolicy" in task}
-        assert set(retried) == {"champion", "register", "deploy"}
+        assert set(retried) == {"champion", "register", "deploy", "notify"}
         assert all(policy["maxRetryCount"] == 3 for policy in retried.values())
         assert all(policy["backoffDuration"] == "10s" and policy["backoffFactor"] == 2 for policy in retried.values())
         off = compiled(penguins, tmp_path, f"{target}.retries=0", target=target)

@@ -15,7 +15,7 @@ from shipway.spec import ModelSpec, load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "pipelines" / "examples"
 STEPS = ["ingest", "validate", "admit", "split", "featurize", "train", "champion", "evaluate", "gate"]
-STEPS += ["register", "deploy", "smoke", "report"]
+STEPS += ["register", "deploy", "smoke", "notify", "report"]
 
 
 @pytest.fixture(params=["flights", "penguins"])

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _STATES = ("waiting", "starting", "started", "succeeded", "failed", "done")
+_ALERT_OUTCOMES = ("stored", "folded", "refused")
+_DECISION_OUTCOMES = ("matched", "skipped", "started", "succeeded", "failed", "done")
 _MODEL = ("model", "version")
 # Name in a check's figures -> the label of what it has by name, and what it is.
 _CHECK = {
@@ -45,12 +47,17 @@ _CHECK = {
 
 
 class Telemetry:
-    """Counts what came in and what was decided, since the process started."""
+    """Counts what came in and what was decided, since the process started.
 
-    def __init__(self) -> None:
+    Args:
+        sources: Names of the sources, and
+        routes: of the routes: their counters are there from the beginning, so that the first one counts as an increase.
+    """
+
+    def __init__(self, sources: Iterable[str] = (), routes: Iterable[str] = ()) -> None:
         self._changing = threading.Lock()
-        self._alerts: Counter[tuple[str, str]] = Counter()
-        self._decisions: Counter[tuple[str, str]] = Counter()
+        self._alerts = Counter({(source, outcome): 0 for source in sources for outcome in _ALERT_OUTCOMES})
+        self._decisions = Counter({(route, outcome): 0 for route in routes for outcome in _DECISION_OUTCOMES})
 
     def alerts(self, source: str, outcome: str, count: int = 1) -> None:
         """Counts alerts of a source: stored, folded or refused."""

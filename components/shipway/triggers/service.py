@@ -52,7 +52,7 @@ def serve(routes_path: Path, *, host: str, port: int, database: str = "", state:
     listener = _listen(host, port)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with listener, _store(database, folder) as store:
-        telemetry = Telemetry()
+        telemetry = Telemetry(routes.sources, [route.name for route in routes.routes])
         engine = Engine(store, routes, folder, telemetry.decided)
         app = create_app(settings, store, engine, telemetry)
         config = uvicorn.Config(
