@@ -130,7 +130,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     figures |= {"performance": {"roc_auc": 0.7}, "performance_baseline": {"roc_auc": 0.8}}
     event = Incoming("shipway", "alert", "1", {}, {}, "drift")
     live = {"latency_p99_ms": 4.0, "error_rate": 0.0}
-    store.add([Delivery(event, Fact("m", "check", "7", figures, 1)), Delivery(event, Fact("m", "live", "7", live, 1))])
+    facts = [("check", figures), ("live", {}), ("baseline 7", live)]
+    store.add([Delivery(event, [Fact("m", kind, "7", data, 1) for kind, data in facts])])
     telemetry = exposition.Telemetry()
     telemetry.alerts("shipway", "stored")
     telemetry.decided("retrain", "started")

@@ -65,9 +65,11 @@ def dry_run(
     if source not in loaded.sources:
         raise InputError(f"--source: expected {', '.join(loaded.sources)}, found {source!r}")
     headers = {"content-type": "application/json", **_headers(header or [])}
-    call = Call(headers=headers, body=_body(payload), depth=loaded.limits.depth)
+    sender = loaded.sources[source]
+    signed = sender.auth is not None and sender.auth.bearer is None
+    call = Call(headers=headers, body=_body(payload), signed=signed, depth=loaded.limits.depth)
     try:
-        found = read_call(loaded.sources[source].kind, call, reading_of(source, loaded.sources[source]))
+        found = read_call(sender.kind, call, reading_of(source, sender))
     except Refusal as refusal:
         raise InputError(f"{payload}: it would be refused: {refusal}") from refusal
     for delivery in found:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shipway.endpoints.claim import is_held
 from shipway.errors import InputError
 from shipway.lineage.documents import read_document
 from shipway.lineage.locks import lock
@@ -68,7 +69,7 @@ def find_run(runs: Path, run_id: str) -> KeyedRun:
     folder = runs / run_id
     if (summary := ended_run(folder)) is not None:
         return KeyedRun(run_id, folder, "ended", summary)
-    if _is_held(_lock_file(runs, run_id)):
+    if is_held(_lock_file(runs, run_id)):
         return KeyedRun(run_id, folder, "running")
     # It may have ended between the two looks.
     if (summary := ended_run(folder)) is not None:
@@ -105,14 +106,3 @@ def only_of_its_key(runs: Path, run_id: str, waiting: Callable[[str], None]) -> 
 
 def _lock_file(runs: Path, run_id: str) -> Path:
     return runs / f".{run_id}.lock"
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not lock(handle, fcntl.LOCK_SH, 0)
-    finally:
-        os.close(handle)

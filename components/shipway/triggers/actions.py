@@ -81,11 +81,15 @@ def _start(request: Mapping[str, Any]) -> Outcome:
     asked = _run_request(request)
     action = request["action"]
     version = ""
-    if action["unchanged"] == "skip":
+    try:
+        # Of every start: the next event that would skip unchanged rows compares with this one's.
         version = data_version(asked)
-        # A run that this decision has started before a crash is no other one's.
-        if version and version == request["last_data"] and find(asked) is None:
-            return Outcome("skipped", f"the rows are unchanged since the last run was started (fingerprint {version})")
+    except ShipwayError:
+        if action["unchanged"] == "skip":
+            raise
+    # A run that this decision has started before a crash is no other one's.
+    if action["unchanged"] == "skip" and version and version == request["last_data"] and find(asked) is None:
+        return Outcome("skipped", f"the rows are unchanged since the last run was started (fingerprint {version})")
     run = start(asked)
     how = "was started" if run.created else "was found by its key"
     return Outcome("started", f"run {run.name} {how}", run.name, run.link, version)
@@ -202,10 +206,16 @@ def _alone(state: Path, key: str) -> Iterator[None]:
     """Waits until a process that the service left behind when it was killed is done with the same key."""
     path = state / "trigger" / f"{key}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
+    while True:
+        with path.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever held it may have taken the file away: a lock on that one would keep nobody out.
+            if os.fstat(lock.fileno()).st_nlink:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
 
 def _line(error: ShipwayError) -> str:

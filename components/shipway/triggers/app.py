@@ -5,7 +5,7 @@
     GET  /alerts/ID                     one, with its payload
     GET  /runs?limit=&before=&route=    the last decisions that start a run, or act
     GET  /, /view/ID                    the last alerts, and one, as pages
-    GET  /healthz, /readyz              liveness; readiness: the database answers, intake and engine are at work
+    GET  /healthz, /readyz              liveness: intake and engine run; readiness: and the database answers
     GET  /metrics                       Prometheus, see `exposition`
     GET  /openapi.json                  all of this for machines
 
@@ -67,6 +67,10 @@ AlertId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
 class Engine(Protocol):
     """What makes runs of alerts."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread has not ended."""
 
     @property
     def alive(self) -> bool:
@@ -184,12 +188,14 @@ def _add_readers(app: FastAPI, settings: AppSettings, store: Store) -> None:
 
 
 def _add_health(app: FastAPI, store: Store, intake: Intake, engine: Engine, telemetry: Telemetry) -> None:
-    async def healthz() -> dict[str, Any]:
-        return {"ok": True}
+    async def healthz() -> Response:
+        # A thread that has ended comes back only with a new process; one that waits for the database is alive.
+        ended = [name for name, part in (("intake", intake), ("engine", engine)) if not part.running]
+        return JSONResponse({"ok": not ended, "reasons": [f"the {name} has ended" for name in ended]}, _health(ended))
 
     def readyz() -> Response:
         reasons = []
-        if not intake.alive:
+        if not intake.running:
             reasons.append("the intake does not run")
         if not engine.alive:
             reasons.append("the engine does not run")
@@ -198,16 +204,20 @@ def _add_health(app: FastAPI, store: Store, intake: Intake, engine: Engine, tele
         except StoreError as error:
             log.error("not ready: %s", error)
             reasons.append("the database does not answer")
-        return JSONResponse({"ok": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        return JSONResponse({"ok": not reasons, "reasons": reasons}, _health(reasons))
 
     def metrics() -> Response:
         content, kind = expose(telemetry, store)
         return Response(content, 200, {"content-type": kind})
 
-    app.add_api_route("/healthz", healthz, methods=["GET"], response_model=HealthAnswer)
-    ready: dict[int | str, Any] = {503: {"model": HealthAnswer}}
-    app.add_api_route("/readyz", readyz, methods=["GET"], response_model=HealthAnswer, responses=ready)
+    unwell: dict[int | str, Any] = {503: {"model": HealthAnswer}}
+    app.add_api_route("/healthz", healthz, methods=["GET"], response_model=HealthAnswer, responses=unwell)
+    app.add_api_route("/readyz", readyz, methods=["GET"], response_model=HealthAnswer, responses=unwell)
     app.add_api_route("/metrics", metrics, methods=["GET"], responses={503: {"model": ErrorAnswer}})
+
+
+def _health(reasons: list[str]) -> int:
+    return 503 if reasons else 200
 
 
 def _known(alert: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy import URL, Connection, create_engine, event, make_url
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -38,7 +38,7 @@ def open_engine(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         # The text may hold a password, and so is not repeated.
         raise InputError(
             "database URL: cannot be read; expected sqlite:///PATH or postgresql://USER@HOST/NAME"
@@ -67,10 +67,16 @@ def open_engine(url: str) -> Engine:
         Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS}, **settings)
     except (NoSuchModuleError, ImportError, OSError) as error:
-        raise InputError(f"database {parsed.render_as_string(hide_password=True)}: {error}") from error
+        raise InputError(f"database {shown_url(parsed)}: {error}") from error
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def shown_url(url: URL) -> str:
+    """Returns a URL for people: without its password, which libpq also takes as a parameter."""
+    hidden = {name: "hidden" if "password" in name.lower() else value for name, value in url.query.items()}
+    return url.set(query=hidden).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

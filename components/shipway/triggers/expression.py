@@ -12,9 +12,11 @@ from typing import Any
 from shipway.errors import InputError
 
 MOST_CHARACTERS = 500
+# What jmespath raises where a payload does not fit: its own errors, which are ValueErrors, and Python's.
+_MISFITS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 Plain = str | int | float | bool
-# No slash, colon, quote, bracket or brace: neither a path, nor an import path, nor YAML, JSON or a template.
-_TAME = re.compile(r"[\w .,+%@=-]{1,200}")
+# No slash, colon, quote, bracket or brace, nor dots alone: no path, no import path, no YAML, JSON or template.
+_TAME = re.compile(r"(?!\.+\Z)[\w .,+%@=-]{1,200}")
 
 
 class Expression:
@@ -50,6 +52,8 @@ class Expression:
             raise InputError(
                 f"expected a JMESPath expression (text as \"'2014-01-01'\"), found {text!r}: {said}"
             ) from error
+        except _MISFITS:
+            return
 
     @property
     def is_literal(self) -> bool:
@@ -62,11 +66,9 @@ class Expression:
         Raises:
             InputError: A function of it does not fit what the payload holds.
         """
-        from jmespath.exceptions import JMESPathError
-
         try:
             return self._parsed.search(payload)
-        except (JMESPathError, ArithmeticError, RecursionError) as error:
+        except _MISFITS as error:
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"expression {self.text!r} does not fit the payload: {said}"[:400]) from error
 

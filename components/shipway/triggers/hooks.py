@@ -117,7 +117,9 @@ class HookEndpoint:
         if isinstance(refusal, TooManyRefusal):
             headers.append((b"retry-after", b"%d" % refusal.seconds))
         else:
-            log.warning("hook %s: refused (%d): %s", self._name, refusal.status, refusal.reason)
+            # A reason may repeat what was sent: a line break in it must not begin a line of the log.
+            reason = refusal.reason if refusal.reason.isprintable() else repr(refusal.reason)
+            log.warning("hook %s: refused (%d): %s", self._name, refusal.status, reason)
         if refusal.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if refusal.status < 500:

@@ -62,7 +62,7 @@ class Intake:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
+    def running(self) -> bool:
         """Whether events are being stored."""
         return self._thread.is_alive()
 
@@ -80,7 +80,7 @@ class Intake:
         loop = asyncio.get_running_loop()
         request = _Request(deliveries, size, loop, loop.create_future())
         with self._changed:
-            if not self._open:
+            if not self._open or not self._thread.is_alive():
                 raise FullError("the service is shutting down; send it again")
             if self._size + size > self._room:
                 raise FullError(f"{len(self._waiting)} requests wait to be stored; send it again later")

@@ -18,11 +18,12 @@ from sqlalchemy import Connection, Row, and_, func, literal_column, select, text
 from shipway.triggers.decide import DAY, Decision, History, Verdict, admit, debounced_until, decide
 from shipway.triggers.incoming import Incoming
 from shipway.triggers.routes import Route, Routes
-from shipway.triggers.store import Store
+from shipway.triggers.store import MOMENT, Store
 from shipway.triggers.tables import alerts, decisions, is_new
 
 LEASE_SECONDS = 6.0
 BATCH = 500
+_HELD = 20
 _OPEN = ("waiting", "starting", "started")
 _BUSY = ("starting", "started")
 # All that decide or admit take turns, replicas too; any number will do so long as all know the same.
@@ -91,19 +92,20 @@ class Queue:
             ):
                 return Counter()
         with self._turn() as connection:
-            found = connection.execute(select(alerts).where(is_new).order_by(alerts.c.received).limit(BATCH)).all()
-            rows = [
-                self._row(decision, row.id, now)
-                for row in found
-                for decision in decide(_incoming(row), self._routes, now)
-            ]
+            found = select(alerts).where(is_new).order_by(alerts.c.received).limit(BATCH)
+            rows: list[dict[str, Any]] = []
+            ids: list[str] = []
+            # Payloads may be large: a few are held at a time.
+            for row in connection.execute(found, execution_options={"yield_per": _HELD}):
+                ids.append(row.id)
+                for decision in decide(_incoming(row), self._routes, now):
+                    rows.append(self._row(decision, row.id, now + len(rows) * MOMENT))
             for name in {row["route"] for row in rows if row["state"] == "waiting"}:
                 if self._by_name[name].debounce:
                     self._debounce(connection, self._by_name[name], rows, now)
             if rows:
                 statement = self._store.insert(decisions).on_conflict_do_nothing(index_elements=[decisions.c.key])
                 connection.execute(statement, rows)
-            ids = [row.id for row in found]
             connection.execute(update(alerts).where(alerts.c.id.in_(ids)).values(state="decided"))
         return Counter((row["route"], row["state"]) for row in rows)
 

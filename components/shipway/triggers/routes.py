@@ -240,6 +240,9 @@ class Start(PlatformPart):
                 "within: required with a source that comes out of a payload: what its URI has to begin with, "
                 "as s3://bucket/rows/"
             )
+        for prefix in self.within:
+            if "/" not in prefix.partition("://")[2] and "://" in prefix:
+                raise ValueError(f"within: {prefix} is the beginning of other names too; expected {prefix}/")
         return self
 
 

@@ -28,13 +28,15 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from shipway.errors import ShipwayError
-from shipway.triggers.database import WRITES, open_engine
+from shipway.triggers.database import WRITES, open_engine, shown_url
 from shipway.triggers.incoming import Incoming
 from shipway.triggers.tables import alerts, decisions, facts, is_new, metadata
 
 # Any number will do, so long as all replicas know the same.
 _SETUP_LOCK = 0x5417_7A15
 _FINGERPRINT_LENGTH = 200
+MOMENT = 1e-6
+"""Seconds between two rows that are written at once; what a clock of seconds since the epoch still tells apart."""
 
 
 class StoreError(ShipwayError):
@@ -122,7 +124,7 @@ class Store:
         self.dialect = self._engine.dialect.name
         # Who finds SQLite's write lock taken sleeps for up to 100 ms at a time: threads of one process wait here.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
-        self.place = self._engine.url.render_as_string(hide_password=True)
+        self.place = shown_url(self._engine.url)
         with self.writing() as connection:
             if self.dialect == "postgresql":
                 # Two replicas that start at once do not both create the tables.
@@ -185,7 +187,8 @@ class Store:
             if key in rows:
                 rows[key]["count"] += 1
             else:
-                rows[key] = _alert_row(key, delivery.incoming, moment)
+                # No two at one moment: readers go back by it, and decisions are made in its order.
+                rows[key] = _alert_row(key, delivery.incoming, moment + len(rows) * MOMENT)
         latest = _latest(fact for one in deliveries for fact in one.facts)
         with self.writing() as connection:
             # In one order everywhere: two replicas that store the same alerts must not wait for each other.

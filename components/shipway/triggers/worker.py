@@ -128,6 +128,11 @@ class Engine:
             self._thread.join(timeout=10)
 
     @property
+    def running(self) -> bool:
+        """Whether its thread has not ended; what a new process alone brings back."""
+        return self._thread.is_alive()
+
+    @property
     def alive(self) -> bool:
         """Whether it is at work: its thread runs, and has come round lately."""
         return self._thread.is_alive() and time.monotonic() - self._round < STUCK_SECONDS

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from shipway.errors import InputError
 from shipway.platforms import kubeflow, kubeflow_calls
 from shipway.platforms.start import RunStatus, StartRequest, find, start, status
 from shipway.rollout.memory import Memory, read_memory, side
-from shipway.triggers.actions import Outcome, perform
+from shipway.triggers.actions import Outcome, _alone, perform
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +203,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 def test_a_run_on_kubeflow(state: Path, server: StandIn) -> None:
     request = StartRequest("kubeflow", PENGUINS, "training", "t1")
-    first = perform(asked(state, "start", "t1", target="kubeflow", spec=PENGUINS, unchanged="skip"))
+    # It starts whatever the rows are; what they are is kept all the same, for the events that compare.
+    first = perform(asked(state, "start", "t1", target="kubeflow", spec=PENGUINS, unchanged="start"))
+    assert first.data_version
     assert (first.result, first.run_name) == ("started", "penguins-training-t1")
     # The rows are the same: another event starts nothing, and this one finds its own run.
     same = {"target": "kubeflow", "spec": PENGUINS, "unchanged": "skip", "last_data": first.data_version}
@@ -214,6 +217,33 @@ def test_a_run_on_kubeflow(state: Path, server: StandIn) -> None:
     assert status(request) == RunStatus("running")
     server.runs.clear()
     assert status(request) == RunStatus("failed", "the run is no longer there: someone deleted it")
+
+
+def test_one_process_of_a_key_acts_at_a_time_though_the_lock_file_is_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "trigger" / "t1.lock"
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def second() -> None:
+        with _alone(tmp_path, "t1"):
+            seen.append(path.exists())
+            inside.set()
+            leave.wait(20)
+
+    waiter = threading.Thread(target=second)
+    with _alone(tmp_path, "t1"):
+        inode = path.stat().st_ino
+        waiter.start()
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not any(
+            "->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines()
+        ):
+            time.sleep(0.01)
+    # The one inside has taken the file away; whoever comes now has to find the second one's.
+    assert inside.wait(20)
+    leave.set()
+    waiter.join(20)
+    assert seen == [True]
+    assert not path.exists()
 
 
 def test_the_process_that_acts_says_nothing_else(state: Path) -> None:

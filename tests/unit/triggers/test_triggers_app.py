@@ -257,6 +257,10 @@ def test_it_is_ready_while_engine_and_database_are(tmp_path):
         running.engine.alive = False
         answer = running.client.get("/readyz")
         assert (answer.status_code, answer.json()["reasons"]) == (503, ["the engine does not run"])
+        assert running.client.get("/healthz").status_code == 200
+        running.engine.running = False
+        answer = running.client.get("/healthz")
+        assert (answer.status_code, answer.json()["reasons"]) == (503, ["the engine has ended"])
 
 
 def test_what_cannot_be_stored_is_not_acknowledged_and_may_come_again(tmp_path):
@@ -332,6 +336,14 @@ def test_a_fault_of_ours_is_told_by_a_reference_alone(service: Service, tmp_path
 def _open(folder: Path) -> Path:
     (folder / "routes.yaml").write_text("sources:\n  open: {kind: json}\n")
     return folder / "routes.yaml"
+
+
+def test_what_was_sent_begins_no_line_of_the_log(service: Service, caplog):
+    body = notification("a", **{"x\nERROR forged": "y"})
+    body["alerts"][0]["labels"]["x\nERROR forged"] = 1
+    assert "forged" in reason(service.post("alertmanager", body, BEARER), 400)
+    assert "forged" in caplog.text
+    assert "\nERROR forged" not in caplog.text
 
 
 def test_no_secret_is_in_the_log(service: Service, caplog):

@@ -65,6 +65,11 @@ def test_a_dry_run_refuses_what_the_service_would(tmp_path: Path) -> None:
         dry_run(written, "-", "--source", "events", "--header", "content-type: text/plain", body="{}")
     with pytest.raises(InputError, match=r"gone\.json: cannot be read: No such file"):
         dry_run(written, "gone.json", "--source", "events")
+    signed = tmp_path / "signed.yaml"
+    signed.write_text("sources:\n  store: {kind: cloudevents, auth: {hmac: STORE_SECRET}}\n")
+    binary = [f"--header=ce-{name}: {value}" for name, value in (("specversion", "1.0"), ("id", "1"), ("source", "/s"))]
+    with pytest.raises(InputError, match="a signed event has to be structured"):
+        dry_run(str(signed), "-", "--source", "store", "--header=ce-type: t", *binary, body="{}")
     with pytest.raises(SpecError, match="unknown key"):
         Path(written).write_text(Path(written).read_text().replace("routes:", "route:"))
         dry_run(written, "-", "--source", "events", body="{}")

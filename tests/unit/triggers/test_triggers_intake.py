@@ -101,7 +101,7 @@ def test_what_waits_is_stored_before_it_ends(store):
     *stored, late = asyncio.run(send())
     assert len(stored) == len(store.alerts()) == 3
     assert isinstance(late, FullError)
-    assert not intake.alive
+    assert not intake.running
 
 
 def test_a_store_that_fails_fails_each_request_and_the_intake_goes_on(store):

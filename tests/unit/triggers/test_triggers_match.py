@@ -107,6 +107,7 @@ def test_tame_values_pass(value: Any) -> None:
     [
         None, "", [], {}, float("nan"), float("inf"), 10**400, "../etc/passwd", "/etc", "os:system", "a.py:build",
         "a\nb", "{{a}}", "${a}", "$(id)", "`id`", "a'b", 'a"b', "[1]", "x" * 201, "a;b", "a|b", "a&b", "<b>", "\x00",
+        ".", "..",
     ],
 )  # fmt: skip
 def test_wild_values_do_not(value: Any) -> None:
@@ -120,6 +121,17 @@ def test_expressions() -> None:
     assert expression("a[?b > `1`].c | [0]").find({"a": [{"b": 1, "c": "x"}, {"b": 2, "c": "y"}]}) == "y"
     with pytest.raises(InputError, match="does not fit the payload"):
         expression("length(a)").find({"a": 1})
+    # These raise what is no error of jmespath's own; the first does for the empty payload as well.
+    for text, payload in (
+        ("contains('main, release', a)", {"a": 1}),
+        ("contains(a, b)", {"a": "x", "b": 1}),
+        ("a < b", {"a": "x", "b": 1}),
+        ("merge(a, b)", {"a": {}, "b": 1}),
+        ("ceil(to_number(a))", {"a": "nan"}),
+        ("a[::0]", {"a": [1]}),
+    ):
+        with pytest.raises(InputError, match="does not fit the payload"):
+            expression(text).find(payload)
     with pytest.raises(InputError, match="at most 500 characters"):
         expression("a" * 501)
     assert [text_of(value) for value in (None, True, 1, 1.5, "x")] == ["", "true", "1", "1.5", "x"]

@@ -102,6 +102,17 @@ def test_the_last_alert_of_a_debounce_stands_for_all(tmp_path: Path, store: Stor
     assert first.startswith("debounce: alert ")
 
 
+def test_what_is_decided_at_once_is_in_the_order_in_which_it_came(tmp_path: Path, store: Store) -> None:
+    queue = Queue(store, routes(tmp_path, route(debounce="2m")))
+    names = [f"alert {number}" for number in range(9)]
+    add(store, *[alert(name) for name in names])
+    queue.decide(NOON)
+    (last,) = [one for one in store.alerts() if one["decisions"][0]["state"] == "waiting"]
+    assert last["fingerprint"] == names[-1]
+    found = decisions(store)
+    assert len({one["created"] for one in found}) == len(names)
+
+
 def test_two_runs_of_a_pipeline_are_not_started_at_the_same_moment(tmp_path: Path, store: Store) -> None:
     specs = {name: {"spec": str(PENGUINS)} for name in ("penguins", "others")}
     entries = [route("one"), route("two"), route("three", start={"spec": "others"})]

@@ -75,6 +75,11 @@ def test_a_whole_file(tmp_path: Path) -> None:
             r":11: routes\.0\.start\.parameters\.to: pipeline training takes",
         ),
         ("start: {", "start: {source: a, ", r":11: routes\.0\.start\.within: required with a source"),
+        (
+            "start: {",
+            "start: {source: a, within: 's3://bucket', ",
+            r":11: routes\.0\.start\.within: s3://bucket is the beginning of other names too; expected s3://bucket/",
+        ),
         ("epochs: 3", "epochs: [3]", r":11: routes\.0\.start\.set\.train\.epochs"),
         ("train.epochs", "epochs", r":11: routes\.0\.start\.set\.epochs: expected SECTION\.KEY"),
         ("22:00-06:00", "22-6", r":16: routes\.0\.quiet\.0: expected hours of a day"),

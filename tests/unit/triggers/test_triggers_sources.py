@@ -101,6 +101,12 @@ def test_a_notification_of_too_many_alerts_is_refused():
     refused("alertmanager", {"alerts": [{}] * 1001}, "at most 1000 at once, found 1001", status=413)
 
 
+def test_what_alerts_have_in_common_is_not_copied_without_bounds():
+    many = notification(*[str(number) for number in range(500)])
+    assert len(read("alertmanager", many)) == 500
+    refused("alertmanager", {**many, "groupKey": "x" * 50_000}, "have in common is too large", 413)
+
+
 def test_an_event_of_ours_says_what_a_check_found():
     gauges = {"drift_psi": {"distance": 0.4}, "drift_share": 0.5}
     body = own_event("drift", version="3", decision="retrain", gauges=gauges, until="2026-01-31T12:00:00Z")

@@ -61,7 +61,7 @@ def test_an_alert_that_is_known_is_counted_and_not_stored_again(store):
     assert [one.folded for one in store.add([delivery("b"), delivery("c")], now=20.0)] == [True, False]
     found = {one["fingerprint"]: one for one in store.alerts()}
     assert {name: one["count"] for name, one in found.items()} == {"a": 2, "b": 2, "c": 1}
-    assert (found["b"]["received"], found["b"]["last_seen"]) == (10.0, 20.0)
+    assert (found["a"]["received"], found["b"]["last_seen"]) == (10.0, 20.0)
     whole = store.alert(first.id)
     assert whole is not None
     assert whole["payload"] == {"value": [1, {"a": None}]}
@@ -96,6 +96,16 @@ def test_alerts_and_runs_come_newest_first_page_by_page(store):
     assert [one["key"] for one in store.runs()] == ["td", "tb", "ta"]
     assert [one["title"] for one in store.runs(limit=1, before=3.0)] == ["alert b"]
     assert store.runs(route="another") == []
+
+
+def test_alerts_of_one_commit_come_page_by_page_and_in_their_order(store):
+    store.add([delivery(name) for name in "cab"], now=1.7e9)
+    found, before = [], None
+    for _ in range(3):
+        (one,) = store.alerts(limit=1, before=before)
+        found.append(one["fingerprint"])
+        before = one["received"]
+    assert found == ["b", "a", "c"]
 
 
 def test_an_older_fact_never_replaces_a_newer_one(store):
@@ -139,6 +149,7 @@ def test_a_transaction_that_fails_leaves_nothing(store):
         ("mysql://root:hunter2@db/name", "found mysql, expected sqlite or postgresql"),
         ("sqlite://", "in memory"),
         ("not a url hunter2", "cannot be read"),
+        ("postgresql://user:hunter2@host:hunter2/name", "cannot be read"),
         ("sqlite:////proc/no/such.db", "No such file|cannot"),
     ],
 )
@@ -156,9 +167,10 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 
 
 def test_a_database_out_of_reach_is_told_without_its_password():
-    with pytest.raises(StoreError, match=r"postgresql.*\*\*\*@127.0.0.1:1/name: .*refused") as caught:
-        Store("postgres://user:hunter2@127.0.0.1:1/name")
-    assert "hunter2" not in str(caught.value)
+    for url in ("user:hunter2@127.0.0.1:1/name", "127.0.0.1:1/name?user=user&password=hunter2"):
+        with pytest.raises(StoreError, match=r"postgresql.*127.0.0.1:1/name.*: .*refused") as caught:
+            Store(f"postgres://{url}")
+        assert "hunter2" not in str(caught.value)
 
 
 def test_a_long_fingerprint_becomes_its_digest():

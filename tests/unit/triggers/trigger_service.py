@@ -41,6 +41,7 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 class EngineStandIn:
     """Stands where the engine stands, and counts how often it was woken."""
 
+    running: bool = True
     alive: bool = True
     woken: threading.Event = field(default_factory=threading.Event)
 

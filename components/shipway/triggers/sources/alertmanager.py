@@ -15,6 +15,8 @@ from shipway.triggers.sources.call import Call, Reading, known_labels, line, map
 from shipway.triggers.store import Delivery, bounded_fingerprint
 
 _MOST = 1000
+# What the alerts have in common is kept with each of them.
+_MOST_COPIED = 16 << 20
 _GROUP = ("receiver", "groupKey", "groupLabels", "commonLabels", "commonAnnotations", "externalURL")
 
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -48,7 +50,7 @@ def read(call: Call, reading: Reading) -> Sequence[Delivery]:
     """Reads a notification.
 
     Raises:
-        Refusal: It is not one, or has more than 1,000 alerts.
+        Refusal: It is not one, or has more than 1,000 alerts, or more in common than can be kept with each.
     """
     body = mapping(call.json(), "the body")
     found = body.get("alerts")
@@ -57,6 +59,8 @@ def read(call: Call, reading: Reading) -> Sequence[Delivery]:
     if len(found) > _MOST:
         raise Refusal(413, f"alerts: at most {_MOST} at once, found {len(found)}; see max_alerts of the receiver")
     group = {name: body[name] for name in _GROUP if name in body}
+    if len(orjson.dumps(group)) * len(found) > _MOST_COPIED:
+        raise Refusal(413, f"what the {len(found)} alerts have in common is too large; see max_alerts of the receiver")
     return [
         _alert(mapping(one, f"alerts[{place}]"), group, f"alerts[{place}]", reading) for place, one in enumerate(found)
     ]

@@ -24,8 +24,6 @@ BATCH = "application/cloudevents-batch+json"
 OWN = "dev.shipway."
 _MOST = 1000
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,40}")
-# What is the same for the same content, the surest first.
-_TAGS = ("md5Hash", "etag", "eTag")
 _OWN_LABELS = ("model", "kind", "cause", "severity")
 _OWN_FACTS = ("version", "decision", "since", "until", "run")
 
