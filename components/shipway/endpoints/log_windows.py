@@ -21,6 +21,7 @@ from shipway.endpoints.window import LATENCY_EDGES_MS, FeatureCounts, Prediction
 from shipway.errors import InputError
 from shipway.lineage.storage import locate
 from shipway.lineage.storage_errors import reaching
+from shipway.model.profile import class_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,7 +89,7 @@ def join_outcomes(uri: str, section: OutcomesSection, since: float, until: float
     positives: dict[str, str] = {}
     frames = []
     for part, metadata, frame in read_log(uri, since, until, ("time", "key", "prediction")):
-        positives[part.revision] = _class_text(metadata["classes"][1]) if metadata["task"] == "binary" else ""
+        positives[part.revision] = class_name(metadata["classes"][1]) if metadata["task"] == "binary" else ""
         frames.append(frame.drop_nulls("key").with_columns(revision=pl.lit(part.revision)))
     if not frames:
         return {}
@@ -123,6 +124,22 @@ def logged_rows(uri: str, most: int, until: float) -> list[dict[str, Any]]:
             rows = _between(opened[1], 0.0, until)["features"].to_list()
             found = rows[-(most - len(found)) :] + found
     return found
+
+
+def as_text(series: pl.Series) -> pl.Series:
+    """Returns values as a key or class is written: whole numbers without a point, booleans as in JSON, times in UTC."""
+    import polars as pl
+
+    if series.dtype.is_float():
+        whole = series.cast(pl.Int64, strict=False)
+        text = pl.Series(series.name, series.fill_nan(None).cast(pl.String))
+        is_whole = (whole.cast(pl.Float64) == series).fill_null(value=False)
+        return whole.cast(pl.String).zip_with(is_whole, text)
+    if isinstance(series.dtype, pl.Decimal) and series.dtype.scale:
+        return series.cast(pl.String).str.strip_chars_end("0").str.strip_chars_end(".")
+    if series.dtype in (pl.Date, pl.Datetime):
+        series = series.cast(pl.Datetime("us"))
+    return series.cast(pl.String)
 
 
 def read_log(
@@ -271,9 +288,9 @@ def _outcomes(section: OutcomesSection) -> pl.DataFrame:
 def _outcome_columns(section: OutcomesSection, frame: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
-    columns = [_text(frame[section.key]).alias("key")]
+    columns = [as_text(frame[section.key]).alias("key")]
     if section.label:
-        columns.append(_text(frame[section.label]).alias("label"))
+        columns.append(as_text(frame[section.label]).alias("label"))
     for name, column in section.business.items():
         try:
             columns.append(frame[column].cast(pl.Float64).alias(f"business.{name}"))
@@ -285,19 +302,6 @@ def _outcome_columns(section: OutcomesSection, frame: pl.DataFrame) -> pl.DataFr
     return pl.DataFrame(columns)
 
 
-def _text(series: pl.Series) -> pl.Series:
-    """Returns values as a key or class is written: whole numbers without a point, true and false."""
-    import polars as pl
-
-    if series.dtype.is_float() and bool((series.drop_nulls() == series.drop_nulls().round()).all()):
-        series = series.cast(pl.Int64)
-    return series.cast(pl.String)
-
-
-def _class_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _revision_outcomes(frame: pl.DataFrame, section: OutcomesSection, positive: str) -> RevisionOutcomes:
     import polars as pl
 
@@ -305,7 +309,10 @@ def _revision_outcomes(frame: pl.DataFrame, section: OutcomesSection, positive: 
     scores, others = none, none
     if section.label and positive:
         known = frame.drop_nulls("label")
-        is_positive = pl.col("label") == positive
+        # Outcomes may write true as 1, or the other way round, whatever the labels of the training were.
+        truth = {"true": "1", "false": "0"}
+        label = pl.col("label").replace(truth) if positive in ("true", "1") else pl.col("label")
+        is_positive = label == truth.get(positive, positive)
         scores = known.filter(is_positive)["prediction"].to_numpy()
         others = known.filter(~is_positive)["prediction"].to_numpy()
     business = {name: frame[f"business.{name}"].drop_nulls().drop_nans().to_numpy() for name in section.business}

@@ -367,6 +367,7 @@ class MonitorFindings(Document):
         performance: Metric -> its value on labelled rows, and on the test part.
         slices: The metrics of slices of the labelled rows.
         labelled_rows: Predictions whose labels are known.
+        least_rows: Rows, or labelled rows, of which fewer say nothing about drift, or about performance.
         service: `error_rate`, `latency_p99_ms`, ... now and just after the deployment.
         rules: Every rule, judged.
     """
@@ -387,25 +388,31 @@ class MonitorFindings(Document):
     performance: dict[str, Compared] = Field(default_factory=dict)
     slices: list[SliceMetrics] = Field(default_factory=list)
     labelled_rows: int = 0
+    least_rows: int = 1
     service: dict[str, Compared] = Field(default_factory=dict)
     rules: list[MonitorResult] = Field(default_factory=list)
 
     def gauges(self) -> dict[str, Any]:
-        """Returns what Prometheus shows, by the metric's name without `shipway_`; what is not known is left out.
+        """Returns what Prometheus shows, by the metric's name without `shipway_`.
+
+        What is not known is left out, and so is what too few rows say: alerts are raised by these figures.
 
         Returns:
             `drift_psi` (by feature), `drift_share`, `prediction_psi`, `performance` and `performance_baseline` (by
             metric), `checked_timestamp_seconds`.
         """
-        values = {name: found.value for name, found in self.performance.items()}
-        baselines = {name: found.baseline for name, found in self.performance.items()}
+        performance = self.performance if self.labelled_rows >= self.least_rows else {}
+        enough = self.rows >= self.least_rows
+        values = {name: found.value for name, found in performance.items()}
+        baselines = {name: found.baseline for name, found in performance.items()}
         gauges: dict[str, Any] = {
-            "drift_psi": _known({name: found.psi for name, found in self.measures.items()}),
+            "drift_psi": _known({name: found.psi for name, found in self.measures.items()} if enough else {}),
             "performance": _known(values),
             "performance_baseline": _known(baselines),
             "checked_timestamp_seconds": datetime.fromisoformat(self.until).timestamp(),
         }
-        return {**gauges, **_known({"drift_share": self.drifted_share, "prediction_psi": self.prediction.psi})}
+        prediction = self.prediction.psi if enough else None
+        return {**gauges, **_known({"drift_share": self.drifted_share, "prediction_psi": prediction})}
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:

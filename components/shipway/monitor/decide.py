@@ -158,9 +158,9 @@ def _by_chance(findings: MonitorFindings, allowed: float) -> bool:
     sums of bounded random variables", 1963, theorem 1).
     """
     requests, errors = (findings.service[name].value or 0.0 for name in ("requests", "errors"))
-    if allowed <= 0 or not requests:
+    rate = errors / requests if requests else 0.0
+    if allowed <= 0 or rate <= allowed:
         return False
-    rate = errors / requests
     divergence = rate * math.log(rate / allowed)
     if rate < 1:
         divergence += (1 - rate) * math.log((1 - rate) / (1 - allowed))

@@ -6,6 +6,7 @@ No rows of the training part are kept: the report compares with rows rebuilt fro
 from __future__ import annotations
 
 import html
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -102,6 +103,8 @@ def _write(
     section: MonitorSection,
     banner: str,
 ) -> None:
+    # Evidently calls home unless this is set, to anything, when it is imported.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 

@@ -19,7 +19,7 @@ from shipway.lineage.documents import (
 )
 from shipway.lineage.files import write_text
 from shipway.model.package import PackageInfo
-from shipway.monitor.observation import PACKAGE, PREDICTIONS, STATISTICS
+from shipway.monitor.observation import MOST_FRAMES, PACKAGE, PREDICTIONS, STATISTICS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,6 +102,7 @@ class Sampler:
         self._frames: list[pl.DataFrame] = []
         self._numbers: list[np.ndarray] = []
         self._limit = 1.0
+        self._rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
         """Adds rows; all frames have the same columns."""
@@ -109,7 +110,8 @@ class Sampler:
         kept = numbers < self._limit
         self._frames.append(frame.filter(kept))
         self._numbers.append(numbers[kept])
-        if sum(part.height for part in self._frames) > 2 * self._most:
+        self._rows += self._frames[-1].height
+        if self._rows > 2 * self._most or len(self._frames) > MOST_FRAMES:
             self._shrink()
 
     def frame(self) -> pl.DataFrame | None:
@@ -122,9 +124,9 @@ class Sampler:
     def _shrink(self) -> None:
         import polars as pl
 
-        frame, numbers = pl.concat(self._frames), np.concatenate(self._numbers)
+        frame, numbers = pl.concat(self._frames, rechunk=True), np.concatenate(self._numbers)
         if len(numbers) > self._most:
             self._limit = float(np.partition(numbers, self._most)[self._most])
             kept = numbers < self._limit
             frame, numbers = frame.filter(kept), numbers[kept]
-        self._frames, self._numbers = [frame], [numbers]
+        self._frames, self._numbers, self._rows = [frame], [numbers], frame.height

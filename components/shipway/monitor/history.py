@@ -34,7 +34,7 @@ def past_checks(section: MonitorSection, name: str, until: str) -> tuple[list[Mo
     """Returns the checks before one, the oldest first, and what was wrong with those that cannot be read.
 
     Args:
-        section: The spec's monitor section; its `trend` says how many.
+        section: The spec's monitor section: as many as its `trend` shows, or as its rules count, if these are more.
         name: The model.
         until: The end of the check's window; later checks, and an earlier attempt at this one, do not count.
 
@@ -44,7 +44,8 @@ def past_checks(section: MonitorSection, name: str, until: str) -> tuple[list[Mo
     folder = _folder(section, name)
     before = [file for file in storage.names(folder) if _NAME.fullmatch(file) and file[:16] < _stamp(until)]
     found, notes = [], []
-    for file in before[-(section.trend - 1) :]:
+    most = max(section.trend, *(rule.checks for rule in section.rules)) if section.rules else section.trend
+    for file in before[-(most - 1) :]:
         content = storage.read_bytes(storage.join(folder, file))
         try:
             found.append(MonitorFindings.model_validate_json(content or b""))

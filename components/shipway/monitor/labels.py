@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shipway.endpoints.log_windows import as_text
 from shipway.errors import InputError
 from shipway.lineage.storage import locate
 from shipway.lineage.storage_errors import reaching
 from shipway.model.profile import class_name
-from shipway.monitor.observation import SLICE, located
+from shipway.monitor.observation import MOST_FRAMES, SLICE, located
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,6 +79,8 @@ class Predicted:
         self._rows += keyed.height
         if self._rows > 2 * self._most:
             self._shrink()
+        elif len(self._frames) > MOST_FRAMES:
+            self._frames = [self._merged()]
 
     def frame(self) -> pl.DataFrame | None:
         """Returns the last prediction of each key; None where there is none."""
@@ -88,11 +91,14 @@ class Predicted:
         return self._last()
 
     def _last(self) -> pl.DataFrame:
+        merged = self._merged().sort("time", maintain_order=True)
+        return merged.unique(self.names, keep="last", maintain_order=True)
+
+    def _merged(self) -> pl.DataFrame:
         import polars as pl
 
         # Parts may differ in the type of a column, as one that was null throughout.
-        merged = pl.concat(self._frames, how="vertical_relaxed").sort("time", maintain_order=True)
-        return merged.unique(self.names, keep="last", maintain_order=True)
+        return pl.concat(self._frames, how="vertical_relaxed", rechunk=True)
 
     def _shrink(self) -> None:
         """Keeps the last prediction of each key, and of too many keys those with the lowest hashes."""
@@ -161,26 +167,17 @@ def has_labels(section: LabelsSection) -> bool:
     return bool(_files(located(section.uri))[1])
 
 
-def as_text(series: pl.Series) -> pl.Series:
-    """Returns values as a key or class is written: whole numbers without a point, booleans as in JSON, times in UTC."""
-    import polars as pl
-
-    if series.dtype.is_float():
-        whole = series.cast(pl.Int64, strict=False)
-        text = pl.Series(series.name, series.fill_nan(None).cast(pl.String))
-        is_whole = (whole.cast(pl.Float64) == series).fill_null(value=False)
-        return whole.cast(pl.String).zip_with(is_whole, text)
-    if series.dtype in (pl.Date, pl.Datetime):
-        series = series.cast(pl.Datetime("us"))
-    return series.cast(pl.String)
-
-
 def _truth(labels: pl.Series, info: PackageInfo, uri: str) -> pl.Series:
     """Returns class indices, or values; null for what the model does not know, and for no finite number."""
     import polars as pl
 
     if info.task != "regression":
         known = {class_name(value): place for place, value in enumerate(info.classes)}
+        # As in evaluate, 1 and true are one class, and so are 0 and false.
+        if labels.dtype == pl.Boolean and not any(isinstance(value, bool) for value in info.classes):
+            labels = labels.cast(pl.Int64)
+        elif labels.dtype.is_numeric():
+            known |= {str(int(value)): place for place, value in enumerate(info.classes) if isinstance(value, bool)}
         text = as_text(labels)
         return text.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.Int64)
     try:

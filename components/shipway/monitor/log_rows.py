@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ROW = "row"
 _LOG_KEY = "key"
+# The request's key, which is no feature.
+_REQUESTS = (_LOG_KEY, False)
 _BASE = ("time", "outputs", "features")
 _KEYED = (*_BASE, "request", _ROW, _LOG_KEY)
 
@@ -76,15 +78,17 @@ def gather_log(span: Span, watched: Watched, sample: int, key: Sequence[str], sl
     return Gathered(profile.rows, profile, sampler.frame(), predicted, notes)
 
 
-def _key_columns(key: Sequence[str], features: Sequence[str]) -> list[str]:
-    """Returns where in the log each column of the key is: a feature, the row's number, or the request's key.
+def _key_columns(key: Sequence[str], features: Sequence[str]) -> list[tuple[str, bool]]:
+    """Returns where in the log each column of the key is, and whether that is a feature.
+
+    What is none is the row's number, or the request's key.
 
     Raises:
         InputError: Two columns would have to be the request's key, which is one value.
     """
-    found = [name if name in features or name == _ROW else _LOG_KEY for name in key]
-    if found.count(_LOG_KEY) > 1:
-        named = ", ".join(name for name, place in zip(key, found, strict=True) if place == _LOG_KEY)
+    found = [(name, True) if name in features else (_ROW if name == _ROW else _LOG_KEY, False) for name in key]
+    if found.count(_REQUESTS) > 1:
+        named = ", ".join(name for name, place in zip(key, found, strict=True) if place == _REQUESTS)
         raise InputError(
             f"monitor.labels.key: {named}: a request has one key (endpoint.sticky), and only features and `row` are "
             "logged besides; expected one of these columns at most"
@@ -92,15 +96,17 @@ def _key_columns(key: Sequence[str], features: Sequence[str]) -> list[str]:
     return found
 
 
-def _add_keyed(predicted: Predicted, frame: pl.DataFrame, columns: Sequence[str], slices: Sequence[str]) -> int:
+def _add_keyed(
+    predicted: Predicted, frame: pl.DataFrame, columns: Sequence[tuple[str, bool]], slices: Sequence[str]
+) -> int:
     """Adds a part's rows and returns how many were left out because their request's key says not which row is meant."""
     import polars as pl
 
     height = frame.height
-    if _LOG_KEY in columns and _ROW not in columns:
+    if _REQUESTS in columns and (_ROW, False) not in columns:
         frame = frame.filter((pl.col(_ROW).count().over("request") == 1) | pl.col(_LOG_KEY).is_null())
     features = frame["features"].struct
-    found = [frame[name] if name in (_ROW, _LOG_KEY) else features.field(name) for name in columns]
+    found = [features.field(name) if is_feature else frame[name] for name, is_feature in columns]
     predicted.add(frame["time"], found, frame["outputs"], [features.field(name) for name in slices])
     return height - frame.height
 

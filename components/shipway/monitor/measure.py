@@ -67,6 +67,7 @@ def measure(
         performance=performance.metrics,
         slices=performance.slices,
         labelled_rows=labelled.height if labelled is not None else 0,
+        least_rows=section.least_rows,
         service=service_of(observation.service, observation.baseline),
     )
     return decide(findings, section.rules, watched.info.task, section.least_rows, past)

@@ -35,6 +35,9 @@ LABELLED = "labelled.parquet"
 HISTORY = "history.json"
 SLICE = "slice."
 PREDICTION = "(prediction)"
+# A log has thousands of small parts a day, and a frame of one row takes as much memory as one of a hundred: so many are
+# gathered before they are put together.
+MOST_FRAMES = 1000
 
 
 class LabelCounts(BaseModel):

@@ -45,7 +45,7 @@ def check_page(
     Args:
         findings: What the check found.
         observation: What it looked at.
-        past: The checks before it, the oldest first.
+        past: The checks before it that are shown, the oldest first.
         references: Column -> the training part's statistics; the predictions among them.
         counts: Column -> the window's counts.
         prediction: What the predictions are called among these.
@@ -86,7 +86,9 @@ def _rules(findings: MonitorFindings) -> Markup:
             rule.rule,
             _number(rule.value),
             _number(rule.bound),
-            verdict(not rule.violated, "held", "violated") if rule.value is not None else "not judged",
+            "not judged"
+            if rule.value is None or rule.bound is None
+            else verdict(not rule.violated, "held", "violated"),
             f"{rule.in_a_row} of {rule.checks}" if rule.checks > 1 else "",
             Markup(f"<b>{text(rule.action)}</b>") if rule.acts else rule.action,
             rule.note,
@@ -101,19 +103,18 @@ def _features(findings: MonitorFindings, references: Mapping[str, Reference], co
     if not findings.measures:
         return section("Features", "<p>No feature was compared.</p>")
     used = [name for name in _MEASURES if any(getattr(found, name) is not None for found in findings.measures.values())]
-    rows = []
+    rows, share = [], findings.drifted_share
     for name, found in findings.measures.items():
         rows.append(
             (
                 name,
-                verdict(not found.exceeded, "no", "drifted"),
+                "too few rows" if share is None else verdict(name not in findings.drifted, "no", "drifted"),
                 *(_measure(found, measure) for measure in used),
                 _share(found.nulls),
                 _new_values(found),
                 _bars(references.get(name), counts.get(name)),
             )
         )
-    share = findings.drifted_share
     lead = (
         f"{len(findings.drifted)} of {len(findings.measures)} have drifted ({share:.0%}). " if share is not None else ""
     )
@@ -145,18 +146,22 @@ def _performance(findings: MonitorFindings, observation: Observation) -> Markup:
     parts = [said]
     if rows:
         parts.append(table(["metric", "now", "on the test part"], rows))
-    return section("Performance", *parts, _slices(findings))
+    return section("Performance", *parts, _slices(findings, observation))
 
 
-def _slices(findings: MonitorFindings) -> str:
+def _slices(findings: MonitorFindings, observation: Observation) -> str:
     if not findings.slices:
         return ""
     names = list(dict.fromkeys(name for part in findings.slices for name in part.metrics))
-    rows = [
-        (part.column, part.value, part.rows, *(_number(part.metrics.get(name)) for name in names))
-        for part in findings.slices
-    ]
-    return f"<h2>Slices</h2>{table(['column', 'value', 'rows', *names], rows)}"
+    tested = observation.evaluation.slices if observation.evaluation is not None else []
+    before = {(part.column, part.value): part.metrics for part in tested}
+    rows = []
+    for part in findings.slices:
+        test = before.get((part.column, part.value), {})
+        cells = (_beside(part.metrics.get(name), test.get(name)) for name in names)
+        rows.append((part.column, part.value, part.rows, *cells))
+    note = "<p>In brackets: on the test part.</p>" if before else ""
+    return f"<h2>Slices</h2>{note}{table(['column', 'value', 'rows', *names], rows)}"
 
 
 def _service(findings: MonitorFindings) -> Markup:
@@ -248,6 +253,10 @@ def _of_all(counts: Sequence[float]) -> list[float]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _beside(value: float | None, test: float | None) -> str:
+    return _number(value) if test is None else f"{_number(value)} ({_number(test)})"
 
 
 def _share(value: float | None) -> str:

@@ -113,7 +113,9 @@ def monitor(
     )
     findings.write(findings_path)
     references, counts = seen.compared(list(findings.measures))
-    write_text(report_path, check_page(findings, seen.observation, past, references, counts, PREDICTION))
+    # A rule may count further back than the page shows.
+    shown = past[-(section.trend - 1) :]
+    write_text(report_path, check_page(findings, seen.observation, shown, references, counts, PREDICTION))
     if keeps_history(section):
         keep_check(section, findings)
     evidently_page(drift_path, references, counts, seen.sample, section)

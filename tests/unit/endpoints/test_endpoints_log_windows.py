@@ -102,6 +102,16 @@ def test_outcomes_by_the_key_of_the_last_prediction(log: Log, tmp_path: Path) ->
     assert join_outcomes(log.uri, section, NOW + 60, NOW + 61) == {}
 
 
+def test_outcomes_whose_key_is_no_number_join_with_nothing(log: Log, tmp_path: Path) -> None:
+    log.answer(NOW, "v1", 0.5, "7")
+    log.telemetry.close()
+    frame = pl.DataFrame({"key": [7.0, float("nan")], "sales": [1.0, 2.0]})
+    frame.write_parquet(tmp_path / "outcomes.parquet")
+    section = OutcomesSection(uri=str(tmp_path / "outcomes.parquet"), business={"value": "sales"})
+    found = join_outcomes(log.uri, section, NOW, NOW + 1)
+    assert found["v1"].business["value"].tolist() == [1.0]
+
+
 def test_outcomes_that_cannot_be_joined(log: Log, tmp_path: Path) -> None:
     log.answer(NOW, "v1", 0.5, "a")
     log.telemetry.close()

@@ -131,6 +131,10 @@ def test_any_error_is_too_many_where_none_is_allowed():
     assert not only(judged([rule("error_rate", max=1.0)], findings(service=service(10, 10, 1.0)))).violated
 
 
+def test_an_error_rate_that_is_too_low_is_no_chance():
+    assert only(judged([rule("error_rate", min=0.5)], findings(service=service(1000, 0, 1.0)))).violated
+
+
 def history(*rates, version="3", rules):
     checks = []
     for day, share in enumerate(rates, start=1):
@@ -189,6 +193,15 @@ def test_the_service_is_compared_with_its_first_days():
     # A rollout that saw no request knows no rate to compare with.
     assert service_of(window(5), {"requests": 0, "error_rate": 0.0})["error_rate"].baseline is None
     assert service_of(window(0), baseline) == service_of(None, baseline) == {}
+
+
+def test_gauges_say_nothing_of_too_few_rows():
+    few = findings(rows=499, labelled_rows=499, least_rows=500, drifted_share=None).gauges()
+    assert list(few) == ["drift_psi", "performance", "performance_baseline", "checked_timestamp_seconds"]
+    assert not any(few[name] for name in ("drift_psi", "performance", "performance_baseline"))
+    enough = findings(rows=500, labelled_rows=499, least_rows=500).gauges()
+    assert (enough["drift_psi"], enough["prediction_psi"]) == ({"calm": 0.05, "text": 0.1}, 0.01)
+    assert enough["performance"] == {}
 
 
 def test_gauges_leave_out_what_is_not_known():

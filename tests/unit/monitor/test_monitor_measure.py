@@ -110,6 +110,7 @@ def test_too_few_rows_measure_but_conclude_nothing():
     found = measured(count=400, move=1.0, notes=["a note"])
     assert (found.decision, found.drifted, found.drifted_share) == ("ok", [], None)
     assert found.measures["size"].psi > 0.2
+    assert not found.gauges()["drift_psi"]
     assert found.reasons[0] == "a note"
     assert measured(count=0).decision == "ok"
 

@@ -1,6 +1,9 @@
 """What is gathered of a version: its log or its batches, the labels that came, the service's figures."""
 
+import gc
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,13 +11,19 @@ import polars as pl
 import pytest
 from monitor_world import DATA, HOUR, NOW, UNTIL, World, parcels
 
+from shipway.endpoints.log_windows import as_text
 from shipway.errors import DigestMismatchError, InputError
-from shipway.lineage.documents import Evaluation
+from shipway.lineage.documents import Evaluation, Statistics
 from shipway.model.package import PackageInfo
 from shipway.model.profile import Profile, Profiler, prediction_values
+from shipway.model.signature import InputColumn
+from shipway.model.statistics import describe_categories
 from shipway.monitor.gather import Sampler, Watched
-from shipway.monitor.labels import Predicted, as_text, join_labels
+from shipway.monitor.labels import Predicted, join_labels
+from shipway.monitor.log_rows import Span, gather_log
 from shipway.monitor.observation import LABELLED, OBSERVATION, PREDICTION, PROFILE, SAMPLE
+from shipway.serving.prediction_log import PredictionLog
+from shipway.serving.telemetry import Telemetry
 from shipway.spec.watch import LabelsSection
 
 
@@ -117,6 +126,25 @@ def test_rows_of_one_request_are_told_apart_by_their_place(world: World) -> None
     assert joined["truth"].to_list() == [int(value == "yes") for value in rows["lost"]]
 
 
+def test_features_called_row_and_key_are_features(tmp_path: Path, world: World) -> None:
+    inputs = [InputColumn(name=name, kind="category", nullable=False) for name in ("key", "row")]
+    info = world.package.info.model_copy(update={"inputs": inputs})
+    telemetry = Telemetry("parcels", log=PredictionLog(str(tmp_path / "log")), clock=lambda: NOW)
+    served = SimpleNamespace(name=info.name, task=info.task, classes=info.classes, inputs=inputs, onnx=True)
+    counter = telemetry.revision("v1", "1", served, ())
+    asked = [{"key": "k", "row": name} for name in "ab"]
+    counter.answered(0.001, np.array([[0.4, 0.6], [0.3, 0.7]]), asked, "the request")
+    telemetry.close()
+    known = describe_categories({"a": 1})
+    watched = Watched(info, Statistics(rows=1, label=known, columns={"key": known, "row": known}), None)
+    span = Span(str(tmp_path / "log"), "v1", NOW, NOW + 1, NOW)
+    predicted = gather_log(span, watched, 10, ["key", "row"], []).predicted
+    assert predicted is not None
+    frame = predicted.frame()
+    assert frame is not None
+    assert sorted(frame.select(predicted.names).rows()) == [("k", "a"), ("k", "b")]
+
+
 def test_labels_that_have_not_come_are_no_fault(world: World) -> None:
     world.serve(parcels(20, 50), NOW - HOUR)
     (world.path / "labels").mkdir()
@@ -189,6 +217,27 @@ def test_predictions_beyond_what_is_kept_are_sampled_by_key() -> None:
     assert abs(found["key.id"].cast(pl.Int64).mean() - 1500) < 150
 
 
+def test_many_small_parts_take_no_more_memory_than_their_rows() -> None:
+    def gathered(parts: int, rows: int) -> tuple[int, pl.DataFrame | None, pl.DataFrame | None]:
+        predicted, sampler = Predicted(["id"]), Sampler(100_000)
+        gc.collect()
+        before = len(gc.get_objects())
+        for start in range(0, parts * rows, rows):
+            number = pl.Series("id", np.arange(start, start + rows))
+            predicted.add(number, [number], pl.Series([[0.5]] * rows), [])
+            sampler.add(pl.DataFrame([number]))
+        gc.collect()
+        return len(gc.get_objects()) - before, predicted.frame(), sampler.frame()
+
+    held, found, sample = gathered(4000, 1)
+    assert held < 4000
+    _, expected, same = gathered(1, 4000)
+    for frame, other in ((found, expected), (sample, same)):
+        assert frame is not None
+        assert other is not None
+        assert frame.equals(other)
+
+
 def test_a_sample_is_even_and_always_the_same() -> None:
     def drawn() -> pl.DataFrame | None:
         sampler = Sampler(1000)
@@ -209,6 +258,9 @@ def test_keys_and_classes_are_compared_as_text() -> None:
     floats = as_text(pl.Series([1.0, 2.5, None, float("nan"), 1e300]))
     assert floats.to_list()[:4] == ["1", "2.5", None, None]
     assert as_text(pl.Series([True, None, False])).to_list() == ["true", None, "false"]
+    decimals = pl.Series([Decimal("7.00"), Decimal("0"), Decimal("100.50"), None])
+    assert as_text(decimals).to_list() == ["7", "0", "100.5", None]
+    assert as_text(pl.Series([Decimal(100)], dtype=pl.Decimal(38, 0))).to_list() == ["100"]
     moments = pl.Series(["2026-01-02T03:04:05"]).str.to_datetime()
     assert as_text(moments.dt.cast_time_unit("ns")).to_list() == as_text(moments.dt.cast_time_unit("ms")).to_list()
 
@@ -218,6 +270,9 @@ def test_keys_and_classes_are_compared_as_text() -> None:
     [
         ("binary", [False, True], [True, False, True, None], [1, 0, 1]),
         ("binary", [0, 1], [1.0, 0.0, 2.0, None], [1, 0]),
+        ("binary", [0, 1], [True, False, True, None], [1, 0, 1]),
+        ("binary", [False, True], [1, 0, 2, None], [1, 0]),
+        ("binary", ["0", "1"], [Decimal("1.00"), Decimal("0.00"), Decimal("0.50"), None], [1, 0]),
         ("multiclass", ["a", "b", "c"], ["c", "a", "d", None], [2, 0]),
         ("regression", [], [1.5, float("inf"), 3.0, None], [1.5, 3.0]),
         ("regression", [], [1, 2, 3, None], [1.0, 2.0, 3.0]),

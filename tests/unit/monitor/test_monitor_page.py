@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shipway.lineage.documents import (
     CategoryStatistics,
     Compared,
+    Evaluation,
     FeatureDrift,
     MonitorFindings,
     MonitorResult,
@@ -123,6 +124,22 @@ def test_nothing_of_the_data_becomes_markup() -> None:
     text = page(found(4))
     assert "<script" not in text
     assert "alert(&#x27;1&#x27;)" in text
+
+
+def test_what_was_not_judged_is_not_called_held_or_drifted() -> None:
+    rule = MonitorResult(rule="performance.f1 >= test - 0.1", metric="performance.f1", value=0.7, violated=False)
+    text = page(found(4, rules=[rule], drifted=[], drifted_share=None))
+    assert "not judged" in text
+    assert ">held<" not in text
+    assert text.count("too few rows") == 2
+    assert ">drifted<" not in text
+
+
+def test_slices_are_shown_beside_those_of_the_test_part() -> None:
+    tested = SliceMetrics(column=EVIL, value=EVIL, rows=90, metrics={"roc_auc": 0.8})
+    evaluation = Evaluation(task="binary", model_digest="m", data_version="v", rows=90, metrics={}, slices=[tested])
+    assert "0.7 (0.8)" in page(found(4), evaluation=evaluation)
+    assert "In brackets" not in page(found(4))
 
 
 def test_every_chart_is_well_formed() -> None:

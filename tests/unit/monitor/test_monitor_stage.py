@@ -1,5 +1,6 @@
 """From an observation to findings, pages and the history of checks."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_history_is_bounded_and_survives_a_damaged_file(world: World) -> None:
     for hour in range(4):
         check(world, hour, trend=3)
     assert len(world.file(HISTORY)) == 2
+    # A rule may count further back than the page shows.
+    far: dict[str, Any] = {"trend": 2, "rules": [{"metric": "rows", "min": 1, "checks": 4}], "evidently": False}
+    world.observe(iso(NOW + 4 * HOUR), **far)
+    world.monitor(**far)
+    assert len(world.file(HISTORY)) == 3
+    assert "2 checks, 2027" in world.page()
+    (world.path / "history" / NAME / "20270115T120000Z-v1.json").unlink()
     kept = sorted((world.path / "history" / NAME).iterdir())
     kept[-1].write_text('{"half": ')
     (kept[0].parent / "notes.txt").write_text("not ours")
@@ -166,7 +174,9 @@ def test_an_observation_that_is_none_is_refused(world: World) -> None:
         world.monitor()
 
 
-def test_evidently_compares_a_sample_with_rebuilt_rows(world: World) -> None:
+def test_evidently_compares_a_sample_with_rebuilt_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "")
+    monkeypatch.delenv("DO_NOT_TRACK")
     rows = parcels(600, 83, shift=2.0).with_columns(
         depot=pl.when(pl.col("parcel") % 3 == 0).then(pl.lit("</script><b>x")).otherwise("depot")
     )
@@ -174,6 +184,7 @@ def test_evidently_compares_a_sample_with_rebuilt_rows(world: World) -> None:
     world.observe(sample=500)
     found = world.monitor(sample=500)
     text = world.page("drift.html")
+    assert not importlib.import_module("evidently.telemetry").event_logger.is_enabled()
     assert "500 rows, an even sample of the window" in text
     assert "rebuilt from the statistics of the training part" in text
     assert "</script><b>x" not in text

@@ -53,7 +53,7 @@ def write_log(world: World, skill: float, sales: float, requests: int = 1200) ->
         score = min(score, 1.0)
         counters[new].answered(0.001, np.array([[1 - score, score]]), [{"delay": score}], f"k{number}")
         outcomes["id"].append(f"k{number}")
-        outcomes["late"].append(int(late))
+        outcomes["late"].append(late)
         outcomes["sold"].append(float(draw.normal(sales if new else 10.0, 1.0)))
     telemetry.windows(0, 0)
     telemetry.close()
