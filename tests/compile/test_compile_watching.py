@@ -137,6 +137,9 @@ def test_rows_to_score_are_those_of_the_section_unless_others_are_given() -> Non
     assert given.arguments["source"] == "memory://rows/one.parquet"
     with pytest.raises(InputError, match=r"data 'here\.csv' is a path of this machine, which kubeflow cannot read"):
         submission("inference", ["inference.source=here.csv"])
+    with pytest.raises(InputError, match=r"inference\.output 'out' would be in the step's own container"):
+        submission("inference", ["inference.output=out"])
+    assert '"/var/shipway/out"' in str(submission("inference", ["inference.output=/var/shipway/out"]).arguments)
 
 
 @pytest.mark.usefixtures("rows")

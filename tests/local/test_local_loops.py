@@ -12,10 +12,11 @@ from kfp import compiler, components, dsl, local
 from kfp.dsl import Artifact, Input, Output
 
 from shipway.component import component
+from shipway.lineage.steps import StepRecord
 from shipway.platforms.display import Display
 from shipway.platforms.events import EventStream
 from shipway.platforms.local import _captured, step_names
-from shipway.platforms.local_watch import Watch
+from shipway.platforms.local_watch import Watch, _joined
 from shipway.report.summary import StepState, read_steps
 
 
@@ -120,3 +121,14 @@ def test_a_step_fails_with_any_of_its_passes_and_says_which(tmp_path: Path) -> N
     assert "this is 1/bad" in (tmp_path / failed.log).read_text()
     assert steps["whole"].status == "skipped"
     assert (shown.count("✓ share"), shown.count("✗ share")) == (1, 1)
+
+
+def test_each_reason_is_told_once() -> None:
+    said = (["a is bad"], ["b is bad"], ["a is bad"])
+    states = [
+        StepState(name="share", status="failed", record=StepRecord(name="share", status="failed", reason=lines))
+        for lines in said
+    ]
+    record = _joined(states).record
+    assert record is not None
+    assert record.reason == ["a is bad", "b is bad"]

@@ -108,10 +108,12 @@ def _refusal(response: requests.Response, body: Any, token: str) -> DeliveryErro
         if isinstance(body, dict)
         else ""
     )
-    words = " ".join(str(said).split())[:_LONGEST_REASON]
+    words = " ".join(str(said).split())
     reason = "".join(letter for letter in words if letter.isprintable())
     if token:
         reason = reason.replace(token, "***")
+    # Only then, as a token that is cut in two is not found.
+    reason = reason[:_LONGEST_REASON]
     asked = response.headers.get("Retry-After", "")
     wait = float(asked) if asked.isdecimal() else 0.0
     passes = status in (408, 429) or status >= 500 or (status == 403 and bool(wait))

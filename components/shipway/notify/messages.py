@@ -132,11 +132,12 @@ class _Overheard(logging.Handler):
 
     def words(self) -> str:
         """Returns what was heard last, to end a message; "" for nothing."""
-        said = " ".join(self._lines[-1].split())[:_LONGEST_FACT] if self._lines else ""
+        said = " ".join(self._lines[-1].split()) if self._lines else ""
         parts = {part for part in _parts(self._url) if len(part) > 3}
         for part in sorted(parts, key=len, reverse=True):
             said = said.replace(part, "***")
-        return f": {said}" if said else ""
+        # Only then, as a secret that is cut in two is not found.
+        return f": {said[:_LONGEST_FACT]}" if said else ""
 
 
 def _parts(url: str) -> set[str]:

@@ -47,7 +47,10 @@ _FUNCTION = "--function_to_execute"
 _EXECUTOR_INPUT = "--executor_input"
 # Steps that keep something outside their outputs, below the state folder.
 # Those of them that talk to the served model may have to start or end its server.
-_KEEPERS = {"train", "champion", "register", "candidate", "resolve", "predict", "monitor", *TELLERS, *DEPLOYERS}
+_KEEPERS = {"train", "champion", "register", "candidate", "resolve", "predict", "gather", "monitor"} | {
+    *TELLERS,
+    *DEPLOYERS,
+}
 # Steps that talk to MLflow, or fetch what it names.
 _TRACKERS = {"train", "champion", "evaluate", "register", "candidate", "approval", "resolve", "predict", "gather"}
 _BASIC_VARIABLES = (

@@ -215,6 +215,7 @@ def _runner(options: RunOptions, spec: ModelSpec, folder: Path, images: Images |
         return
     labels = spec.monitor.labels.uri if spec.monitor.labels else None
     watched = options.given.get("predictions") or spec.monitor.predictions
+    published = _named(spec.inference.output)
     # Short, as a socket's path may have 108 characters at most.
     with tempfile.TemporaryDirectory(prefix="shipway-") as launch:
         sandbox = Sandbox(
@@ -224,8 +225,8 @@ def _runner(options: RunOptions, spec: ModelSpec, folder: Path, images: Images |
             launcher=Path(launch) / "launch.sock",
             data=_absolute_source(options.source) or find_pipeline(options.pipeline).source(spec) or spec.data.uri,
             pipeline=options.pipeline,
-            reads={"observe": _named(labels, watched, spec.monitor.history)},
-            writes={"gather": _named(spec.inference.output), "monitor": _named(spec.monitor.history)},
+            reads={"observe": _named(labels, watched, spec.monitor.history), "predict": published},
+            writes={"gather": published, "monitor": _named(spec.monitor.history)},
             # Only who names receivers has any: the section's defaults are no more than names of variables.
             secrets=spec.notify.variables if "notify" in spec.model_fields_set else (),
         )

@@ -162,6 +162,7 @@ def _joined_record(worst: StepState, records: Sequence[StepRecord]) -> StepRecor
         update={
             "seconds": sum(record.seconds for record in records),
             "facts": {name: value for name, value in facts.items() if value is not None},
+            "reason": list(dict.fromkeys(line for record in records for line in record.reason)),
             "reports": {title: path for record in records for title, path in record.reports.items()},
         }
     )

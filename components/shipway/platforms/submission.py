@@ -124,6 +124,12 @@ def _taken_in(
                 f"{spec_path}: data {uri!r} is a path of this machine, which {target} cannot read; "
                 "expected a URI, as s3://bucket/rows/*.parquet"
             )
+    output = spec.inference.output
+    if pipeline.name == "inference" and output and "://" not in output and not Path(output).is_absolute():
+        raise InputError(
+            f"{spec_path}: inference.output {output!r} would be in the step's own container, which is gone with it; "
+            "expected a URI, as s3://bucket/predictions, or the absolute path of a volume that the steps have"
+        )
     # What a source held when a schedule was made says nothing of what it holds when the schedule fires.
     return {"source": source, "fingerprint": "" if scheduled else source_fingerprint(spec.data, source)}
 

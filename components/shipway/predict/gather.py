@@ -29,7 +29,7 @@ _REASONS = 20
 _SAMPLES = 10
 _CELL = 60
 # What the shares of one batch may differ in.
-_OWN = {"predicted", "parts", "slices"}
+_OWN = {"began", "predicted", "parts", "slices"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,10 @@ def _merged(shares: Sequence[_Share], section: InferenceSection) -> BatchInfo:
     tally = Tally(section.slices)
     for share in shares:
         tally.merge(share.info.slices)
-    return first.model_copy(update={"predicted": predicted, "parts": names, "slices": tally.slices()})
+    # Steps of one run that share no folder have each noted a beginning of their own.
+    began = min(share.info.began for share in shares)
+    counts = {"predicted": predicted, "parts": names, "slices": tally.slices()}
+    return first.model_copy(update={"began": began, **counts})
 
 
 def _collect(shares: Sequence[_Share], quarantine: Path | None, folder: Path) -> None:

@@ -126,7 +126,7 @@ def predict_share(
             info = info.model_copy(update={"run_id": begun.run_id, "began": begun.began})
             scorer = PartScorer(package, info.version, info.run_id, [*info.key, *info.columns], section.slices)
             folder = _empty(Path(predictions))
-            scored = [_take_or_score(finished, scorer, part, folder) for part in parts]
+            scored = [_take_or_score(finished, scorer, part, info.run_id, folder) for part in parts]
         empty = Profiler(package.statistics(), package.info, package.prediction_statistics()).profile()
     total = reduce(Profile.plus, (part.profile for part, _ in scored), empty)
     tally = Tally(section.slices)
@@ -228,8 +228,11 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _take_or_score(finished: FinishedParts, scorer: PartScorer, part: _Part, folder: Path) -> tuple[FinishedPart, bool]:
-    source = part.source
+def _take_or_score(
+    finished: FinishedParts, scorer: PartScorer, part: _Part, run_id: str, folder: Path
+) -> tuple[FinishedPart, bool]:
+    # A part has the run's id in it; one may be left of a run whose folder was half removed when it was killed.
+    source = digest_json([part.source, run_id])
     known = finished.find(part.name, source)
     done = known
     if done is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ class Tally:
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
         self._found: dict[tuple[str, str | None], SliceTally] = {}
+        self._values: Counter[str] = Counter()
 
     def update(self, frame: pl.DataFrame, prediction: npt.NDArray[np.float64]) -> None:
         """Adds rows.
@@ -54,11 +56,13 @@ class Tally:
 
     def _add(self, entry: SliceTally) -> None:
         key = (entry.column, entry.value)
-        if key not in self._found and sum(column == entry.column for column, _ in self._found) >= _MOST:
+        if key not in self._found and self._values[entry.column] >= _MOST:
             entry = entry.model_copy(update={"value": OTHERS})
             key = (entry.column, OTHERS)
         known = self._found.get(key)
-        if known is not None:
+        if known is None:
+            self._values[entry.column] += 1
+        else:
             total = (known.total or 0.0) + (entry.total or 0.0)
             entry = entry.model_copy(update={"rows": known.rows + entry.rows, "total": total})
         self._found[key] = entry

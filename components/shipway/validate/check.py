@@ -255,7 +255,7 @@ class Validator:
         self._add(apply_check(rows, Check.isin(wanted.categories.to_list()), name, True, self._where))
 
     def _check_null_shares(self, count: int, facts: dict[str, Any]) -> None:
-        known = {*self._dtypes, *self._schema.columns}
+        known = {*self._dtypes, *self._schema.columns, self._unasked}
         unknown = [name for name in self._section.nulls if name not in known]
         if unknown:
             raise InputError(

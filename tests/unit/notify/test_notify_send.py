@@ -139,6 +139,7 @@ def test_a_receiver_that_is_away_for_a_moment_is_told_all_the_same(hook, monkeyp
     ("reply", "words"),
     [
         (Reply(401, {"message": f"no such token {TOKEN}"}), "answered 401: no such token ***"),
+        (Reply(401, {"message": "x" * 190 + TOKEN}), f"answered 401: {'x' * 190}***"),
         (Reply(500, b"<html>" + b"x" * 100_000), "answered 500"),
         (Reply(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302: it has moved"),
         (Reply(400, {"detail": "line\nbreak\x1b[31m"}), "answered 400: line break[31m"),

@@ -1,10 +1,11 @@
 """How a run in containers starts a model server: what it sees of this machine, by the command line of `docker`."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from shipway.platforms.docker import Sandbox, start_server
+from shipway.platforms.docker import Sandbox, _mounts, start_server
 
 SECRET = "not for a command line"
 
@@ -57,3 +58,13 @@ def test_credentials_for_a_log_in_an_object_store_stand_on_no_command_line(sandb
     told = started(sandbox, "--log-uri", "s3://bucket/predictions")
     assert told[told.index("AWS_SECRET_ACCESS_KEY") - 1] == "--env"
     assert [line for line in told if SECRET in line] == [f"secret={SECRET}"]
+
+
+@pytest.mark.parametrize("step", ["predict", "gather"])
+def test_the_steps_of_a_batch_may_keep_and_remove_finished_parts(sandbox: Sandbox, tmp_path: Path, step: str) -> None:
+    command = [
+        "--executor_input",
+        json.dumps({"outputs": {"outputFile": str(tmp_path / "out" / "executor_output.json")}}),
+    ]
+    mounts = {mount["Target"]: mount["ReadOnly"] for mount in _mounts(step, command, tmp_path / "tmp", sandbox)}
+    assert mounts[str(sandbox.state)] is False

@@ -20,6 +20,7 @@ from shipway.dataset.quarantine import REASONS, ROW
 from shipway.errors import InputError, ShipwayError
 from shipway.lineage.documents import read_document
 from shipway.model.profile import Profile
+from shipway.predict.tally import OTHERS, Tally
 
 Make = Callable[..., Batch]
 
@@ -146,6 +147,32 @@ def test_shares_that_do_not_make_a_batch_are_refused(make_batch: Make) -> None:
         batch.predict("2/2")
 
 
+def test_steps_of_one_run_that_share_no_folder_make_a_batch(make_batch: Make, tmp_path: Path) -> None:
+    """As pods of a cluster without a volume: each notes a beginning of its own."""
+    batch = make_batch()
+    batch.screen(rows(1200))
+    batch.predict("0/2")
+    shutil.rmtree(tmp_path / "state")
+    batch.predict("1/2")
+    described = batch.folder / "share-1of2" / "batch.json"
+    earlier = json.loads(described.read_text()) | {"began": "2020-01-01T00:00:00+00:00"}
+    described.write_text(json.dumps(earlier))
+    assert batch.gather("0/2", "1/2").info.began == "2020-01-01T00:00:00+00:00"
+    shutil.rmtree(tmp_path / "state")
+    batch.predict("1/2", run_id="run-2")
+    with pytest.raises(ShipwayError, match=r"run_id: 'run-1' and 'run-2'"):
+        batch.gather("0/2", "1/2")
+
+
+def test_a_slice_of_many_values_is_counted_to_a_bound() -> None:
+    tally = Tally(["who"])
+    for first in (0, 1000):
+        who = [f"p{number}" for number in range(first, first + 1500)]
+        tally.update(pl.DataFrame({"who": who}), np.ones(1500))
+    found = {entry.value: entry.rows for entry in tally.slices()}
+    assert (len(found), sum(found.values()), found[OTHERS]) == (1001, 3000, 2000)
+
+
 def test_finished_parts_are_found_again_until_the_batch_is_gathered(make_batch: Make, tmp_path: Path) -> None:
     batch = make_batch()
     batch.screen(rows(1200))
@@ -161,6 +188,18 @@ def test_finished_parts_are_found_again_until_the_batch_is_gathered(make_batch: 
     batch.gather()
     assert not kept.exists()
     assert batch.predict(run_id="run-3").info.run_id == "run-3"
+
+
+def test_finished_parts_of_a_run_that_is_forgotten_are_not_taken(make_batch: Make, tmp_path: Path) -> None:
+    """As after a kill while the folder of a gathered batch was removed."""
+    batch = make_batch()
+    batch.screen(rows(1200))
+    kept = tmp_path / "state" / "batches" / batch.predict(run_id="run-1").info.batch
+    (kept / "begun.json").unlink()
+    (kept / "part-00002.parquet").unlink()
+    again = batch.predict(run_id="run-2")
+    assert (again.info.run_id, again.reused) == ("run-2", 0)
+    assert set(pl.read_parquet(batch.folder / "share-0of1" / "*.parquet")["run_id"]) == {"run-2"}
 
 
 def test_finished_parts_of_other_rows_are_not_taken(make_batch: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shipway.dataset import DatasetWriter, scan
+from shipway.dataset import DatasetWriter, read_info, scan
 from shipway.dataset.quarantine import REASONS, ROW, quarantined_rows
 from shipway.errors import InputError, RejectedError
 from shipway.lineage.documents import Findings, read_document
@@ -105,6 +106,50 @@ def test_more_than_the_tolerance_refuses_the_batch(screen: Screen, tmp_path: Pat
     ]
     assert read_document(Findings, tmp_path / "findings.json").verdict == "rejected"
     assert "rejected" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("bad", "rows", "most"), [(29, 100, 0.29), (57, 100, 0.57), (7, 1000, 0.007), (0, 10, 0.0)])
+def test_just_as_many_as_the_tolerance_pass(screen: Screen, bad: int, rows: int, most: float) -> None:
+    frame = pl.DataFrame({"id": range(rows), "x": [0.5] * rows, "n": [1] * rows, "c": ["a"] * rows})
+
+    def broken(count: int) -> pl.DataFrame:
+        return frame.with_columns(x=pl.when(pl.col("id") < count).then(9.0).otherwise("x"))
+
+    found, quarantine = screen(broken(bad), most=most)
+    found.require()
+    assert quarantine.height == bad
+    with pytest.raises(RejectedError, match=rf"{bad + 1} of {rows:,} rows? fail"):
+        screen(broken(bad + 1), most=most)[0].require()
+
+
+def test_other_rows_set_aside_by_the_same_rule_are_another_quarantine(screen: Screen, tmp_path: Path) -> None:
+    """The version of the quarantine is part of a batch's id: a check that was corrected makes another batch."""
+    schema = """
+    import pandera.polars as pa
+    import polars as pl
+
+    class Rows(pa.DataFrameModel):
+        id: int
+
+        @pa.dataframe_check
+        def sound(cls, data):
+            return data.lazyframe.select(pl.col("id") != {wrong})
+    """
+    versions = []
+    for wrong in (7, 3):
+        sys.modules.pop(f"schema_{tmp_path.name}", None)
+        found, quarantine = screen(ROWS.select("id"), schema.format(wrong="(3)" if versions else "7"))
+        assert (found.quarantined, reasons(quarantine)) == (1, {wrong: "sound"})
+        versions.append(read_info(tmp_path / "quarantine").version)
+    assert versions[0] != versions[1]
+
+
+def test_a_bound_on_the_nulls_of_a_label_that_the_schema_does_not_name(screen: Screen) -> None:
+    schema = """
+    columns:
+      id: {dtype: int64}
+    """
+    screen(ROWS.select("id"), schema, most=0.0, nulls={"y": 0.0})[0].require()
 
 
 @pytest.mark.parametrize(
