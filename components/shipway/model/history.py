@@ -17,23 +17,28 @@ from shipway.model.promotion import (
     Override,
     read_tag,
 )
-from shipway.model.registry import BLESSING_TAG, DECISION_TAG
+from shipway.model.registry import BLESSING_TAG, DECISION_TAG, EVALUATION_TAG
 
 _KINDS: dict[str, tuple[type[Live | Mark | Override], str]] = {
     "live": (Live, LIVE_TAG),
     "rolled_back": (Mark, MARK_TAG),
     "override": (Override, OVERRIDE_TAG),
 }
-_TEXTS = {"decision": DECISION_TAG, "blessing": BLESSING_TAG, "baseline": BASELINE_TAG}
+_TEXTS = {
+    "decision": DECISION_TAG,
+    "evaluation": EVALUATION_TAG,
+    "blessing": BLESSING_TAG,
+    "baseline": BASELINE_TAG,
+}
 
 
 def history(tags: Mapping[str, str]) -> dict[str, Any]:
     """Returns what a version's tags tell of its promotion, as JSON values.
 
     Returns:
-        `decision` (the gate's), `blessing` (its digest), `approvals` (who, when, ...), `live` (when, after which
-        version), `rolled_back` (when, reason), `override` (who, when, reason), `baseline` (URI); what never happened
-        is left out.
+        `decision` (the gate's), `evaluation`, `blessing` (their digests), `approvals` (who, when, ...), `live` (when,
+        after which version), `rolled_back` (when, reason), `override` (who, when, reason), `baseline` (URI); what never
+        happened is left out.
 
     Raises:
         ShipwayError: Somebody has written something else into one of the tags.

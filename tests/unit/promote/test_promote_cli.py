@@ -65,6 +65,7 @@ def test_approve(tmp_path):
     (given,) = told["promotion"]["approvals"]
     assert (given["who"], given["digest"]) == (ME, one.digest)
     assert told["promotion"]["decision"] == "blessed"
+    assert told["promotion"]["evaluation"].startswith("sha256:")
     assert told["tags"] == {}
 
 
